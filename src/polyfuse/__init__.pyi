@@ -1,0 +1,33 @@
+"""The contents page: every public name, grouped by file."""
+
+from .combine import COMBINERS as COMBINERS
+from .combine import hard_vote as hard_vote
+from .combine import mean_logit as mean_logit
+from .combine import mean_probability as mean_probability
+from .compare import FUSIONS as FUSIONS
+from .compare import compare_fusions as compare_fusions
+from .data.arrays import Arrays as Arrays
+from .data.base import Split as Split
+from .data.base import Splits as Splits
+from .data.street_numbers import StreetNumbers as StreetNumbers
+from .data.street_numbers import street_digits as street_digits
+from .ensemble import Ensemble as Ensemble
+from .errors import PolyfuseError as PolyfuseError
+from .fit import FitOptions as FitOptions
+from .fit import fit_member as fit_member
+from .inference import predict as predict
+from .models import MODELS as MODELS
+from .models import CharacterCNN as CharacterCNN
+from .models import mlp as mlp
+from .population import Member as Member
+from .population import Population as Population
+from .runners.local import LocalRunner as LocalRunner
+from .scoreboard import Scoreboard as Scoreboard
+from .scoreboard import read_scoreboard as read_scoreboard
+from .sequences import decode as decode
+from .sequences import string_vote as string_vote
+from .sequences import strings as strings
+from .training import STRATEGIES as STRATEGIES
+from .training.kfold import kfold as kfold
+from .training.loop import Task as Task
+from .training.loop import train as train

@@ -1,0 +1,82 @@
+"""safetensors: a state dict as one file, read and written without running code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from polyfuse import durable
+from polyfuse.errors import CheckpointError, RunError, printable
+
+
+def write(path: Path, tensors: dict[str, Tensor], note: Any = None) -> None:
+    """Write tensors, and optionally one JSON document in the header, as a safetensors file.
+
+    Args:
+        path: final name; its folder exists.
+        tensors: by name, on any device; copied, so shared storage is no fault.
+        note: JSON-ready data to keep beside them.
+
+    Raises:
+        DiskError: the file system refused.
+
+    Example:
+        >>> import tempfile, torch
+        >>> target = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> write(target, {"w": torch.ones(2)}, note={"epoch": 3})
+        >>> read(target)
+        ({'w': tensor([1., 1.])}, {'epoch': 3})
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = None if note is None else {"polyfuse": json.dumps(note, allow_nan=False)}
+    durable.write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Read a safetensors file: its tensors, and the JSON document that `write` put beside them.
+
+    The file is read, not mapped, so that nothing that happens to it later changes the tensors.
+
+    Raises:
+        CheckpointError: missing, truncated, or no safetensors file.
+
+    Example:
+        >>> read(Path("/no/such.safetensors"))
+        Traceback (most recent call last):
+        polyfuse.errors.CheckpointError: cannot read '/no/such.safetensors': No such file ...
+    """
+    try:
+        raw = durable.read_bytes(path)
+    except RunError as error:
+        raise CheckpointError(str(error)) from None
+    return parse(raw, printable(path))
+
+
+def parse(raw: bytes, name: str) -> tuple[dict[str, Tensor], Any]:
+    """Return what these bytes of a safetensors file hold; `name` is for the error.
+
+    Raises:
+        CheckpointError: truncated, or no safetensors file.
+
+    Example:
+        >>> parse(b"hello", "mine.safetensors")
+        Traceback (most recent call last):
+        polyfuse.errors.CheckpointError: 'mine.safetensors' is not a whole safetensors file ...
+    """
+    try:
+        tensors = safetensors.torch.load(raw)
+        return tensors, _note(raw)
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"'{name}' is not a whole safetensors file ({printable(error)}); "
+            "restore it, or delete its folder and run again"
+        ) from None
+
+
+def _note(raw: bytes) -> Any:
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    note = header.get("__metadata__", {}).get("polyfuse")
+    return None if note is None else json.loads(note)

@@ -1,0 +1,103 @@
+"""The one door to scikit-learn: its bundled digits and its splitters, loaded when called."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyfuse.errors import DataError
+
+Rows = NDArray[np.int64]
+
+
+def bundled_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return scikit-learn's 1,797 real handwritten digits.
+
+    Returns:
+        Images `(1797, 8, 8)` uint8 with values 0 to 16, and labels `(1797,)` int64 0 to 9
+        (Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998).
+
+    Example:
+        >>> images, labels = bundled_digits()
+        >>> images.shape, int(images.max()), labels[:4].tolist()
+        ((1797, 8, 8), 16, [0, 1, 2, 3])
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.images.astype(np.uint8), digits.target.astype(np.int64)
+
+
+def fold_rows(
+    n: int,
+    folds: int,
+    *,
+    seed: int,
+    classes: NDArray[np.int64] | None = None,
+    groups: Rows | None = None,
+) -> Iterator[tuple[Rows, Rows]]:
+    """Yield (training rows, held-out rows) for each fold; groups are kept whole, classes balanced.
+
+    Args:
+        n: number of rows.
+        folds: number of folds, 2 or more.
+        seed: shuffles rows (where there are groups, the folds are balanced by group size).
+        classes: `(n,)` classes to balance over folds; used where each class fills every fold.
+        groups: `(n,)`; a group is never cut.
+
+    Raises:
+        DataError: more folds than rows, or than groups.
+
+    Example:
+        >>> [held.tolist() for _, held in fold_rows(4, 2, seed=0, groups=np.array([7, 7, 8, 8]))]
+        [[2, 3], [0, 1]]
+    """
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+
+    units, count = ("groups", len(np.unique(groups))) if groups is not None else ("rows", n)
+    if not 2 <= folds <= count:
+        raise DataError(
+            f"folds={folds} does not fit {count} {units}; "
+            f"type a number of folds from 2 to {count}, or bring more data"
+        )
+    blank = np.zeros(n)
+    if groups is not None:
+        yield from GroupKFold(folds).split(blank, groups=groups)
+    elif classes is not None and np.unique(classes, return_counts=True)[1].min() >= folds:
+        yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(blank, classes)
+    else:
+        yield from KFold(folds, shuffle=True, random_state=seed).split(blank)
+
+
+def inner_slice(
+    rows: Rows, fraction: float, *, seed: int, groups: Rows | None = None
+) -> tuple[Rows, Rows]:
+    """Divide a member's own training rows into those it learns from and those that stop it.
+
+    Args:
+        rows: `(m,)` the member's training rows.
+        fraction: share of rows (of groups, where there are any) that stop training.
+        seed: chooses them.
+        groups: `(n,)` groups of all rows; a group is never cut where there are two or more.
+
+    Returns:
+        Learning rows and stopping rows, both sorted, together exactly `rows`.
+
+    Raises:
+        DataError: fewer than two rows, or a fraction outside (0, 1).
+
+    Example:
+        >>> learn, stop = inner_slice(np.arange(10), 0.2, seed=0)
+        >>> len(learn), len(stop)
+        (8, 2)
+    """
+    if len(rows) < 2 or not 0 < fraction < 1:
+        raise DataError(
+            f"cannot set aside a fraction {fraction} of {len(rows)} training rows to stop on; "
+            "bring at least 2 rows and a fraction between 0 and 1"
+        )
+    keys = rows if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
+    units = np.random.default_rng([seed, 1]).permutation(np.unique(keys))
+    stopping = units[: min(max(1, round(fraction * len(units))), len(units) - 1)]
+    mask = np.isin(keys, stopping)
+    return np.sort(rows[~mask]), np.sort(rows[mask])

@@ -1,0 +1,279 @@
+"""Every fusion of one population on one scoreboard: score, interval, gain, cost."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyfuse import durable, predictions
+from polyfuse.combine import COMBINERS, mean_probability
+from polyfuse.errors import DataError, did_you_mean
+from polyfuse.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    NEEDS_PROBABILITIES,
+    Terms,
+    bootstrap_counts,
+    interval,
+    paired_interval,
+)
+from polyfuse.population import Population
+from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
+from polyfuse.sequences import SEQUENCE_COMBINERS
+
+FUSIONS: dict[str, Callable[..., Any]] = {**COMBINERS, **SEQUENCE_COMBINERS}
+
+
+class Fused(NamedTuple):
+    """One row of a scoreboard before it is scored."""
+
+    name: str
+    members: tuple[int, ...]
+    predictions: Mapping[str, NDArray[Any]]
+
+
+def compare_fusions(
+    population: Population,
+    *,
+    fusions: Mapping[str, Callable[..., Any]] | Sequence[str] | None = None,
+    expected: int | None = None,
+    milliseconds: Mapping[int, float] | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Scoreboard:
+    """Score every member and every fusion; keep fusions and leaderboard in the RUN folder.
+
+    The best row, and the best single member that all others are compared with, are chosen on
+    validation. A difference counts as better only where its paired 95 % interval excludes zero.
+
+    Args:
+        population: members with their predictions.
+        fusions: combiners by name, or names out of `FUSIONS`; by default all that fit the task.
+        expected: members of the finished population, where some are still missing.
+        milliseconds: time of one member's forward pass a sample, by member index.
+        replicates: of the bootstrap; where rows have groups, whole groups are drawn.
+        seed: of the bootstrap.
+
+    Returns:
+        The scoreboard; its document is in `leaderboard.json`.
+
+    Raises:
+        RunError: no members.
+        DataError: predictions and labels that do not fit, an unknown fusion.
+
+    Example:
+        >>> compare_fusions(Population.open("/no/such/run"))
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: there is no RUN folder '/no/such/run'; make one: polyfuse demo
+    """
+    blank = population.index["blank"]
+    chosen = _chosen(fusions, blank)
+    fused = _members(population) + [_fuse(population, name, f) for name, f in chosen.items()]
+    for entry in fused[len(population.members) :]:
+        _keep(population, entry)
+    metrics = _metrics(blank)
+    rows = [_row(population, entry, milliseconds or {}) for entry in fused]
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "population": population.fingerprint(),
+        "members": len(population.members),
+        "expected": expected or len(population.members),
+        "metric": next(iter(metrics)),
+        "metrics": list(metrics),
+        "interval": {"level": 0.95, "replicates": replicates, "seed": seed},
+    }
+    scored = {split: _score(population, split, fused, metrics) for split in SPLITS}
+    document |= _choices(rows, scored["val"], document["metric"])
+    for split, terms in scored.items():
+        if terms:
+            counts = _counts(population, split, replicates, seed)
+            reference = terms[document["best_member"]]
+            for row in rows:
+                row[split] = _scores(terms[row["name"]], reference, counts, document["metric"])
+    document["out_of_fold"] = _out_of_fold(population, metrics, scored, replicates, seed)
+    document["rows"] = rows
+    durable.write_json(population.path / "leaderboard.json", document)
+    return Scoreboard(document)
+
+
+AllTerms = Mapping[str, Mapping[str, Terms | None]]  # row name -> metric -> terms
+
+
+def _chosen(
+    fusions: Mapping[str, Callable[..., Any]] | Sequence[str] | None, blank: int | None
+) -> Mapping[str, Callable[..., Any]]:
+    if isinstance(fusions, Mapping):
+        return fusions
+    if fusions is None:
+        fusions = list(COMBINERS) if blank is None else ["mean_probability", "mean_logit"]
+        fusions += [] if blank is None else list(SEQUENCE_COMBINERS)
+    for name in fusions:
+        if name not in FUSIONS:
+            raise DataError(
+                f"unknown fusion '{name}'{did_you_mean(name, FUSIONS)}; known: {', '.join(FUSIONS)}"
+            )
+    return {name: FUSIONS[name] for name in fusions}
+
+
+def _metrics(blank: int | None) -> dict[str, Callable[..., Terms]]:
+    """Return the metrics that fit the task, the one that decides first."""
+    names = ["accuracy", "nll"]
+    if blank is not None:
+        names = ["string_accuracy", "character_accuracy", "nll"]
+    return {name: METRICS[name] for name in names}
+
+
+def _members(population: Population) -> list[Fused]:
+    stacks = {split: population.stack(split) for split in SPLITS}
+    return [
+        Fused(
+            member.name,
+            (member.index,),
+            {split: mean_probability(stack[i : i + 1]) for split, stack in stacks.items()},
+        )
+        for i, member in enumerate(population.members)
+    ]
+
+
+def _fuse(population: Population, name: str, combiner: Callable[..., Any]) -> Fused:
+    members = tuple(member.index for member in population.members)
+    return Fused(name, members, {s: np.asarray(combiner(population.stack(s))) for s in SPLITS})
+
+
+def _keep(population: Population, fused: Fused) -> None:
+    """Write a fusion's folder, unless the one that is there was made of the same members."""
+    folder = population.path / "fusions" / fused.name
+    inputs = population.fingerprint()
+    if folder.is_dir() and durable.read_json(folder / "fusion.json").get("inputs") == inputs:
+        return
+    durable.remove_folder(folder)
+    durable.make_folder(folder.parent)
+    with durable.new_folder(folder) as fresh:
+        durable.make_folder(fresh / "predictions")
+        files = {}
+        for split, array in fused.predictions.items():
+            probabilities = array.dtype.kind == "f"
+            stored = (
+                np.log(np.maximum(array, np.finfo(np.float32).tiny)) if probabilities else array
+            )
+            file = fresh / "predictions" / f"{split}.npy"
+            predictions.write(file, stored)
+            digest = hashlib.sha256(durable.read_bytes(file)).hexdigest()
+            files[f"predictions/{split}.npy"] = {"bytes": file.stat().st_size, "sha256": digest}
+        space = "log_prob" if probabilities else "label"
+        record = {"schema": SCHEMA, "name": fused.name, "members": list(fused.members)}
+        record |= {"space": space, "inputs": inputs, "files": files}
+        durable.write_json(fresh / "fusion.json", record)
+
+
+def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:
+    parameters = {member.index: member.parameters for member in population.members}
+    times = [milliseconds.get(index) for index in fused.members]
+    known = [time for time in times if time is not None]
+    return {
+        "name": fused.name,
+        "kind": "member" if fused.name.startswith("member ") else "fusion",
+        "members": list(fused.members),
+        "parameters": sum(parameters[index] for index in fused.members),
+        "milliseconds": sum(known) if len(known) == len(times) else None,
+    }
+
+
+def _score(
+    population: Population,
+    split: str,
+    fused: Sequence[Fused],
+    metrics: Mapping[str, Callable[..., Terms]],
+) -> AllTerms:
+    """Return all rows' terms on a split; nothing where its labels are unknown."""
+    labels = population.labels(split)
+    if labels is None:
+        return {}
+    options = {"blank": population.index["blank"]}
+    return {
+        entry.name: {
+            name: _terms(name, metric, entry.predictions[split], labels, options)
+            for name, metric in metrics.items()
+        }
+        for entry in fused
+    }
+
+
+def _terms(
+    name: str,
+    metric: Callable[..., Terms],
+    prediction: NDArray[Any],
+    labels: NDArray[np.int64],
+    options: Mapping[str, Any],
+) -> Terms | None:
+    if name in NEEDS_PROBABILITIES and prediction.dtype.kind != "f":
+        return None
+    takes = options if name in ("string_accuracy", "character_accuracy") else {}
+    return metric(prediction, labels, **takes)
+
+
+def _counts(population: Population, split: str, replicates: int, seed: int) -> NDArray[np.float32]:
+    rows = population.index["splits"][split]["rows"]
+    return bootstrap_counts(rows, replicates, seed=seed, groups=population.groups(split))
+
+
+def _choices(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> dict[str, str]:
+    """Choose the best row, and the best single member, on validation."""
+    if not val:
+        raise DataError("the validation split has no labels, so nothing can be chosen; bring them")
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+
+    def merit(row: Mapping[str, Any]) -> tuple[float, int]:
+        terms = val[row["name"]][metric]
+        return (sign * terms.value if terms else -np.inf, -len(row["members"]))
+
+    single = [row for row in rows if row["kind"] == "member"]
+    best, member = max(rows, key=merit), max(single, key=merit)
+    return {"best": best["name"], "best_member": member["name"]}
+
+
+def _scores(
+    terms: Mapping[str, Terms | None],
+    reference: Mapping[str, Terms | None],
+    counts: NDArray[np.float32],
+    metric: str,
+) -> dict[str, Any]:
+    scores: dict[str, Any] = {
+        name: None if t is None else interval(t, counts)._asdict() for name, t in terms.items()
+    }
+    ours, theirs = terms[metric], reference[metric]
+    assert ours is not None  # the deciding metric fits every row
+    assert theirs is not None
+    gain = paired_interval(ours, theirs, counts)
+    better = gain.high < 0 if metric in LOWER_IS_BETTER else gain.low > 0
+    scores["difference"] = {**gain._asdict(), "better": better}
+    return scores
+
+
+def _out_of_fold(
+    population: Population,
+    metrics: Mapping[str, Callable[..., Terms]],
+    scored: Mapping[str, AllTerms],
+    replicates: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Score every training row by the members that did not see it, beside the members on test."""
+    labels = population.labels("train")
+    logits = population.out_of_fold()
+    said = np.isfinite(logits).all(tuple(range(1, logits.ndim)))
+    name, metric = next(iter(metrics.items()))
+    if labels is None or not said.any():
+        return None
+    options = {"blank": population.index["blank"]}
+    terms = _terms(name, metric, logits[said], labels[said], options)
+    assert terms is not None  # logits are floating
+    counts = _counts(population, "train", replicates, seed)[:, said]
+    result: dict[str, Any] = {"rows": int(said.sum()), "metric": name}
+    result["train"] = interval(terms, counts)._asdict()
+    if scored["test"]:
+        each = [scored["test"][member.name][name] for member in population.members]
+        mean = Terms(*(np.mean([t[i] for t in each if t is not None], 0) for i in (0, 1)))
+        result["test"] = interval(mean, _counts(population, "test", replicates, seed + 1))._asdict()
+    return result

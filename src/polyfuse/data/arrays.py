@@ -1,0 +1,166 @@
+"""The user's own tensors or arrays as a data set, from memory or from one .npz file."""
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyfuse import durable, predictions
+from polyfuse.data.base import Labels, Rows, Splits
+from polyfuse.errors import DataError, RunError, printable
+
+_LIMIT = 8 << 30
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One split held in memory.
+
+    Args:
+        values: `(n, ...)` inputs, tensor or array; integers are read as floats.
+        labels: `(n,)` or `(n, positions)` classes from 0; None where unknown.
+        groups: `(n,)`; rows of one group are never divided between folds.
+        names: one name a row; `0, 1, ...` by default.
+        blank: the class that means "no character", for character strings only.
+
+    Raises:
+        DataError: no rows, lengths that differ, NaN or infinite inputs, labels that are no classes.
+
+    Example:
+        >>> Arrays(torch.zeros(3, 2), [0, 1, 0]).inputs(np.array([2])).shape
+        torch.Size([1, 2])
+    """
+
+    values: Any
+    labels: Any = None
+    groups: Any = None
+    names: Sequence[str] = field(default=())
+    blank: int | None = None
+
+    def __post_init__(self) -> None:
+        """Convert and check everything once."""
+        values = torch.as_tensor(self.values).float()
+        _check_values(values)
+        labels = None if self.labels is None else _classes("labels", self.labels, len(values))
+        groups = None if self.groups is None else _classes("groups", self.groups, len(values))
+        names = list(self.names) or [str(i) for i in range(len(values))]
+        if len(names) != len(values):
+            raise DataError(f"{len(names)} names for {len(values)} rows; give one name a row")
+        for name, value in {"values": values, "labels": labels, "groups": groups}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "names", names)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.values)
+
+    def inputs(self, rows: Rows) -> Tensor:
+        """Return rows of the inputs, float32."""
+        taken: Tensor = self.values[torch.as_tensor(rows)]
+        return taken
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over inputs, labels, names and groups."""
+        digest = hashlib.sha256(repr((tuple(self.values.shape), list(self.names))).encode())
+        digest.update(self.values.contiguous().numpy().tobytes())
+        for array in (self.labels, self.groups):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def arrays(*, path: str, blank: int | None = None) -> Splits:
+    """Read a data set from one `.npz` file.
+
+    Args:
+        path: holds `train_inputs`, `train_labels`, `val_inputs`, `val_labels`, `test_inputs`, and
+            optionally `test_labels` and `train_groups`, `val_groups`, `test_groups`.
+        blank: the class that means "no character", for character strings only.
+
+    Raises:
+        DataError: no such file, no `.npz`, arrays missing, pickled, or of different lengths.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "mine.npz"
+        >>> x, y = np.zeros((4, 2)), np.zeros(4, int)
+        >>> np.savez(file, train_inputs=x, train_labels=y, val_inputs=x, val_labels=y,
+        ...          test_inputs=x)
+        >>> [len(split) for split in arrays(path=str(file))]
+        [4, 4, 4]
+    """
+    held = _read_npz(Path(path))
+    needed = ["train_inputs", "train_labels", "val_inputs", "val_labels", "test_inputs"]
+    missing = [name for name in needed if name not in held]
+    if missing:
+        raise DataError(
+            f"'{printable(path)}' lacks {', '.join(missing)}; "
+            f"it has {printable(', '.join(sorted(held))) or 'nothing'}"
+        )
+    train, val, test = (_split(held, name, blank, path) for name in Splits._fields)
+    return Splits(train, val, test)
+
+
+def _split(held: dict[str, NDArray[Any]], name: str, blank: int | None, path: str) -> Arrays:
+    labels, groups = held.get(f"{name}_labels"), held.get(f"{name}_groups")
+    try:
+        return Arrays(held[f"{name}_inputs"], labels, groups, blank=blank)
+    except DataError as error:
+        raise DataError(f"'{printable(path)}', {name} split: {error}") from None
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        raw = durable.read_bytes(path, limit=_LIMIT)
+    except RunError as error:
+        raise DataError(str(error)) from None
+    held: dict[str, NDArray[Any]] = {}
+    total = 0
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            for entry in archive.infolist():
+                total += entry.file_size
+                if total > _LIMIT:
+                    raise DataError(f"'{printable(path)}' unpacks to more than {_LIMIT:,} bytes")
+                name = entry.filename.removesuffix(".npy")
+                held[name] = predictions.parse(archive.read(entry), printable(f"{path}/{name}"))
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise DataError(
+            f"'{printable(path)}' is not an .npz of plain numbers ({printable(error)}); "
+            "write it with numpy.savez(path, train_inputs=..., train_labels=...)"
+        ) from None
+    return held
+
+
+def _check_values(values: Tensor) -> None:
+    if values.ndim < 1 or len(values) == 0:
+        raise DataError(f"inputs of shape {tuple(values.shape)} have no rows; bring at least one")
+    bad = (
+        (~torch.isfinite(values)).flatten(1).any(1) if values.ndim > 1 else ~torch.isfinite(values)
+    )
+    if bad.any():
+        first = torch.nonzero(bad).flatten()[:5].tolist()
+        raise DataError(
+            f"inputs hold NaN or infinity in {int(bad.sum())} of {len(values)} rows "
+            f"(first: {first}); clean them, for example with numpy.nan_to_num"
+        )
+
+
+def _classes(what: str, given: Any, rows: int) -> Labels:
+    array = np.asarray(given)
+    if len(array) != rows:
+        raise DataError(f"{len(array)} {what} for {rows} rows of inputs; give one a row")
+    if array.dtype.kind not in "iub" or (array.size and int(array.min()) < 0):
+        raise DataError(
+            f"{what} must be whole numbers from 0, got {array.dtype} with smallest "
+            f"{printable(array.min())}; map your classes to 0, 1, 2, ..."
+        )
+    return array.astype(np.int64)

@@ -1,0 +1,338 @@
+"""Train one member, on Lightning Fabric: early stopping, best epoch kept, resumed bit for bit."""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyfuse.checkpoints import safetensors
+from polyfuse.data.base import Rows, Split
+from polyfuse.determinism import seeded, threads
+from polyfuse.errors import CheckpointError, TrainingError
+from polyfuse.inference import PREDICT_BATCH, check_labels, evaluating
+from polyfuse.losses import cross_entropy
+from polyfuse.optimizers import adamw
+from polyfuse.schedules import cosine
+from polyfuse.statedict import flatten, unflatten
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Notify = Callable[[float, float, str], None]
+
+
+def silent(done: float, total: float, note: str = "") -> None:
+    """Report progress to nobody.
+
+    Example:
+        >>> silent(1, 2)
+    """
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a member is trained.
+
+    Attributes:
+        epochs: at most so many passes over the learning rows.
+        batch_size: rows a step (epochs are divided evenly, so no batch is tiny).
+        optimizer: maps parameters to a torch optimiser.
+        schedule: `(step, total steps) -> factor` of the optimiser's learning rate.
+        loss: `(logits, labels) -> scalar`.
+        augmentation: `(inputs, generator) -> inputs` on a training batch, or None.
+        patience: epochs without a lower stopping loss before training ends; None trains all.
+        accumulate: batches a step of the optimiser.
+        clip: largest gradient norm, or None.
+        precision: Lightning Fabric's, for example "32-true", "bf16-mixed", "16-mixed".
+        accelerator: Lightning Fabric's: "auto", "cpu", "cuda", "mps".
+        threads: CPU threads of one member; the same numbers need the same threads.
+
+    Example:
+        >>> FitOptions(epochs=3).batch_size
+        64
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw
+    schedule: Callable[[int, int], float] = cosine
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    augmentation: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    patience: int | None = None
+    accumulate: int = 1
+    clip: float | None = None
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot train anything."""
+        for name in ("epochs", "batch_size", "patience", "accumulate", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name}={value}; it must be 1 or more")
+
+    def fingerprint(self) -> str:
+        """Return text that differs where the options would train differently."""
+        shown = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return ", ".join(f"{name}={_describe(value)}" for name, value in shown)
+
+
+class Fitted(NamedTuple):
+    """A trained member.
+
+    Attributes:
+        state: weights of the best epoch, on the CPU.
+        best_epoch: from 1.
+        history: one dict an epoch: epoch, rate, loss, stopping_loss.
+    """
+
+    state: dict[str, Tensor]
+    best_epoch: int
+    history: list[dict[str, float]]
+
+
+class OutOfTime(Exception):
+    """The time budget ended; progress is kept in the resume file."""
+
+
+def fit_member(
+    model: nn.Module,
+    split: Split,
+    learn: Rows,
+    stop: Rows,
+    options: FitOptions,
+    *,
+    seed: int,
+    resume: Path | None = None,
+    deadline: float | None = None,
+    notify: Notify = silent,
+) -> Fitted:
+    """Train a model on the learning rows; the stopping rows choose the epoch that is kept.
+
+    Every epoch draws its data order, dropout and augmentation from `(seed, epoch)` alone, so a run
+    that is killed and resumed gives the same bits as an undisturbed one.
+
+    Args:
+        model: trained in place; maps `split.inputs(rows)` to logits.
+        split: the data.
+        learn: rows to learn from.
+        stop: other rows, evaluated in eval mode after each epoch.
+        options: see `FitOptions`.
+        seed: of this member.
+        resume: file that keeps the progress of unfinished training; None keeps nothing.
+        deadline: `time.time()` after which training stops at the end of the epoch.
+        notify: called with (epochs done, epochs, note).
+
+    Raises:
+        TrainingError: the loss became NaN or infinite.
+        DataError: the model's output does not fit the labels.
+        CheckpointError: the resume file is damaged or belongs to other training.
+        OutOfTime: the deadline has passed.
+
+    Example:
+        >>> from polyfuse import Arrays
+        >>> data = Arrays(torch.randn(64, 4), torch.arange(64) % 2)
+        >>> rows = np.arange(64)
+        >>> fitted = fit_member(nn.Linear(4, 2), data, rows[:48], rows[48:], FitOptions(epochs=2), seed=0)
+        >>> len(fitted.history)
+        2
+    """
+    check_labels(model, split, learn)
+    with threads(options.threads):
+        run = _Training(model, split, learn, stop, options, seed)
+        run.restore(resume)
+        while run.unfinished():
+            if deadline is not None and time.time() > deadline:
+                raise OutOfTime
+            run.epoch()
+            run.save(resume)
+            last = run.history[-1]
+            notify(len(run.history), options.epochs, f"loss {last['stopping_loss']:.3f}")
+    return Fitted(run.best, run.best_epoch, run.history)
+
+
+class _Training:
+    """The state of one member's training between epochs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        learn: Rows,
+        stop: Rows,
+        options: FitOptions,
+        seed: int,
+    ) -> None:
+        self.split, self.learn, self.stop = split, learn, stop
+        self.options, self.seed = options, seed
+        self.fabric = _fabric(options)
+        self.bare = model
+        self.optimizer = options.optimizer(model.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.model, self.stepper = self.fabric.setup(model, self.optimizer)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_loss = math.inf
+        self.best_epoch = 0
+
+    def unfinished(self) -> bool:
+        """Tell whether another epoch is due."""
+        done = len(self.history)
+        waited = done - self.best_epoch
+        patience = self.options.patience
+        return done < self.options.epochs and (patience is None or waited < patience or done == 0)
+
+    def epoch(self) -> None:
+        """Train for one epoch, evaluate, and keep the weights if they are the best so far."""
+        number = len(self.history)
+        with seeded(self.seed, number):
+            loss = self._learn(number)
+        stopping = self._evaluate()
+        if stopping < self.best_loss:
+            self.best_loss, self.best_epoch = stopping, number + 1
+            self.best = {k: v.detach().cpu().clone() for k, v in self.bare.state_dict().items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        facts = {"epoch": number + 1, "rate": rate, "loss": loss, "stopping_loss": stopping}
+        self.history.append(facts)
+
+    def _learn(self, number: int) -> float:
+        """Take the steps of one epoch; return the mean training loss."""
+        options = self.options
+        order = np.random.default_rng([self.seed, number]).permutation(self.learn)
+        batches = np.array_split(order, math.ceil(len(order) / options.batch_size))
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        steps = math.ceil(len(batches) / options.accumulate)
+        self.model.train()
+        total = 0.0
+        for i, rows in enumerate(batches):
+            last = i + 1 == len(batches) or (i + 1) % options.accumulate == 0
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                loss = self._loss(rows, generator)
+                self.fabric.backward(loss / self._share(i, len(batches)))
+            total += self._finite(float(loss.detach()), number) * len(rows)
+            if last:
+                self._step(number * steps + i // options.accumulate, steps * options.epochs)
+        return total / len(order)
+
+    def _share(self, i: int, batches: int) -> int:
+        """Return how many batches this one's step accumulates; the last step may have fewer."""
+        first = i - i % self.options.accumulate
+        return min(self.options.accumulate, batches - first)
+
+    def _loss(self, rows: Rows, generator: torch.Generator) -> Tensor:
+        inputs = self.split.inputs(rows)
+        if self.options.augmentation is not None:
+            inputs = self.options.augmentation(inputs, generator)
+        outputs = self.model(self.fabric.to_device(inputs))
+        return self.options.loss(outputs, self._labels(rows))
+
+    def _labels(self, rows: Rows) -> Tensor:
+        assert self.split.labels is not None  # check_labels has refused that
+        labels: Tensor = self.fabric.to_device(torch.from_numpy(self.split.labels[rows]))
+        return labels
+
+    def _step(self, step: int, total: int) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.options.schedule(step, total)
+        if self.options.clip is not None:
+            self.fabric.clip_gradients(self.model, self.stepper, max_norm=self.options.clip)
+        self.stepper.step()
+        self.optimizer.zero_grad()
+
+    def _evaluate(self) -> float:
+        """Return the mean loss over the stopping rows, in eval mode and without augmentation."""
+        total = 0.0
+        with evaluating(self.model):
+            for rows in np.array_split(self.stop, math.ceil(len(self.stop) / PREDICT_BATCH)):
+                outputs = self.model(self.fabric.to_device(self.split.inputs(rows)))
+                total += float(self.options.loss(outputs, self._labels(rows))) * len(rows)
+        return self._finite(total / len(self.stop), len(self.history))
+
+    def _finite(self, loss: float, epoch: int) -> float:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate "
+                f"(now {self.rates[0]:g}) or set clip: 1.0"
+            )
+        return loss
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all that decides the numbers, to refuse foreign progress."""
+        shapes = {name: list(value.shape) for name, value in self.bare.state_dict().items()}
+        rows = [hashlib.sha256(part.tobytes()).hexdigest() for part in (self.learn, self.stop)]
+        facts = (self.seed, shapes, rows, self.options.fingerprint(), self.split.fingerprint())
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def save(self, path: Path | None) -> None:
+        """Keep the progress in one file."""
+        if path is None:
+            return
+        tree = {
+            "model": self.bare.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "history": self.history,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+        }
+        tensors, skeleton = flatten(tree)
+        safetensors.write(path, tensors, note={"key": self.key, "skeleton": skeleton})
+
+    def restore(self, path: Path | None) -> None:
+        """Continue from the file, where there is one."""
+        if path is None or not path.exists():
+            return
+        tensors, note = safetensors.read(path)
+        if not isinstance(note, dict) or note.get("key") != self.key:
+            raise CheckpointError(
+                f"'{path}' keeps the progress of other training (another model, data, option, or "
+                "number of threads); delete it and run the same command again"
+            )
+        tree = unflatten(tensors, note["skeleton"])
+        self.bare.load_state_dict(tree["model"])
+        self.optimizer.load_state_dict(tree["optimizer"])
+        self._match_layout()
+        self.fabric.strategy.precision.load_state_dict(tree["scaler"])
+        self.best, self.history = tree["best"], tree["history"]
+        self.best_loss, self.best_epoch = tree["best_loss"], tree["best_epoch"]
+
+    def _match_layout(self) -> None:
+        """Lay the optimiser's tensors out as their parameters: other strides round differently."""
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _fabric(options: FitOptions) -> "Fabric":
+    """Make a Fabric for one device; Lightning loads only here."""
+    from lightning_fabric import Fabric
+
+    try:
+        return Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)  # type: ignore[arg-type]  # Fabric checks the name itself
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(
+            f"Lightning Fabric refuses accelerator={options.accelerator!r}, "
+            f"precision={options.precision!r}: {error}"
+        ) from error
+
+
+def _describe(value: Any) -> str:
+    """Describe an option by what it is, not where it lies in memory."""
+    if hasattr(value, "func"):  # functools.partial
+        return f"{_describe(value.func)}({sorted(value.keywords.items())}, {value.args})"
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(copy.copy(value))

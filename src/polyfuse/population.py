@@ -1,0 +1,337 @@
+"""A folder of members: the hand-over point between training, weights, predictions and reports.
+
+    RUN/members/000/member.json           strategy, fold, seed; sizes and digests of the rest
+                    model.safetensors     weights
+                    rows/*.npy            rows it learned from, stopped on, and held out
+                    predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
+    RUN/labels/index.json                 what the splits are; sizes and digests of the rest
+               {train,val,test}.npy       labels, beside *_groups.npy and *_names.json
+
+A member appears whole or not at all; `member.json` vouches for its files.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polyfuse import durable, predictions
+from polyfuse.checkpoints import safetensors
+from polyfuse.data.base import Split, Splits
+from polyfuse.errors import DataError, RunError, printable
+
+SCHEMA = 1
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a population, as its record vouches for it.
+
+    Attributes:
+        path: its folder.
+        record: the contents of `member.json`.
+
+    Example:
+        >>> Member(Path("RUN/members/003"), {"index": 3}).name
+        'member 3'
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def index(self) -> int:
+        """Its number, from 0."""
+        return int(self.record["index"])
+
+    @property
+    def name(self) -> str:
+        """Its name on a scoreboard."""
+        return f"member {self.index}"
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters it has."""
+        return int(self.record["parameters"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return its weights, once their digest is checked."""
+        return safetensors.parse(*self._checked("model.safetensors"))[0]
+
+    def model(self, factory: Callable[[], nn.Module]) -> nn.Module:
+        """Return the net that `factory` makes, with this member's weights, in eval mode."""
+        net = factory()
+        try:
+            net.load_state_dict(self.state())
+        except RuntimeError as error:
+            raise RunError(
+                f"'{self.path}' does not fit the model: {printable(error, 600)}; "
+                "name the model that it was trained as"
+            ) from None
+        return net.eval()
+
+    def predictions(self, split: str) -> Floats:
+        """Return logits of a split, a row a sample; NaN where this member has no say."""
+        return predictions.parse(*self._checked(f"predictions/{split}.npy"))
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
+        return predictions.parse(*self._checked(f"rows/{part}.npy"))
+
+    def _checked(self, name: str) -> tuple[bytes, str]:
+        return _checked(self.path, name, self.record["files"])
+
+
+@dataclass(frozen=True)
+class Population:
+    """The members of a RUN folder and the labels they are scored on.
+
+    Attributes:
+        path: the RUN folder; everything inside is found relative to it, so it may be moved.
+        members: in order of their index.
+
+    Example:
+        >>> Population(Path("RUN"), ())
+        Population(path=PosixPath('RUN'), members=())
+    """
+
+    path: Path
+    members: tuple[Member, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Population":
+        """Read the records of all members of a RUN folder.
+
+        Raises:
+            RunError: no such folder, or a member that is half-written or damaged; all are named.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise RunError(f"there is no RUN folder '{printable(root)}'; make one: polyfuse demo")
+        folders = sorted(p for p in (root / "members").glob("*") if not p.name.startswith("."))
+        members, faults = [], []
+        for folder in folders:
+            try:
+                members.append(_open_member(folder))
+            except RunError as error:
+                faults.append(str(error))
+        if faults:
+            raise RunError("\n".join(faults))
+        return cls(root, tuple(sorted(members, key=lambda member: member.index)))
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """What the splits are: rows, blank class, fingerprint, files."""
+        record: dict[str, Any] = durable.read_json(self.path / "labels" / "index.json")
+        return record
+
+    def labels(self, split: str) -> NDArray[np.int64] | None:
+        """Return the labels of a split; None where unknown."""
+        return self._array(f"{split}.npy")
+
+    def groups(self, split: str) -> NDArray[np.int64] | None:
+        """Return the groups of a split's rows; None where every row stands alone."""
+        return self._array(f"{split}_groups.npy")
+
+    def names(self, split: str) -> list[str]:
+        """Return the names of a split's rows."""
+        record = self.index
+        raw, _ = _checked(self.path / "labels", f"{split}_names.json", record["files"])
+        return [str(name) for name in json.loads(raw)]
+
+    def stack(self, split: str) -> Floats:
+        """Return all members' logits of a split, `(member, sample, ..., class)`.
+
+        Raises:
+            DataError: the members' predictions and the labels differ in length or shape.
+        """
+        if not self.members:
+            raise RunError(f"'{self.path}' has no members yet; run the same command again")
+        arrays = [member.predictions(split) for member in self.members]
+        shapes = sorted({a.shape for a in arrays})
+        rows = int(self.index["splits"][split]["rows"])
+        if len(shapes) > 1 or shapes[0][0] != rows:
+            raise DataError(
+                f"predictions of '{self.path}' for {split} have shapes {shapes}, but the split has "
+                f"{rows} rows; delete the members that differ and run again"
+            )
+        return np.stack(arrays)
+
+    def out_of_fold(self) -> Floats:
+        """Return, for every training row, the mean logits of the members that did not see it.
+
+        NaN where no member held the row out.
+        """
+        stacked = self.stack("train")
+        said = ~np.isnan(stacked)
+        total = np.where(said, stacked, 0).sum(0)
+        with np.errstate(invalid="ignore"):
+            mean: Floats = total / said.sum(0)
+        return mean
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the records of all members and the labels."""
+        digest = hashlib.sha256(str(self.index["fingerprint"]).encode())
+        for member in self.members:
+            digest.update(repr(sorted(member.record["files"].items())).encode())
+        return digest.hexdigest()
+
+    def _array(self, name: str) -> NDArray[np.int64] | None:
+        files = self.index["files"]
+        if name not in files:
+            return None
+        return predictions.parse(*_checked(self.path / "labels", name, files))
+
+
+def write_labels(root: Path, splits: Splits) -> None:
+    """Write what the splits are, unless it is there; refuse a RUN folder of other data.
+
+    Args:
+        root: the RUN folder.
+        splits: train, val and test.
+
+    Raises:
+        RunError: the folder holds labels of other data.
+    """
+    prints = {name: split.fingerprint() for name, split in splits._asdict().items()}
+    fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
+    folder = root / "labels"
+    if folder.is_dir():
+        if durable.read_json(folder / "index.json").get("fingerprint") != fingerprint:
+            raise RunError(
+                f"'{root}' was made with other data; name a new folder with --out, "
+                "or restore the data"
+            )
+        return
+    with durable.new_folder(folder) as fresh:
+        for name, split in splits._asdict().items():
+            _write_split(fresh, name, split)
+        index = {
+            "schema": SCHEMA,
+            "fingerprint": fingerprint,
+            "blank": splits.train.blank,
+            "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
+            "files": _digests(fresh),
+        }
+        durable.write_json(fresh / "index.json", index)
+
+
+def write_member(
+    root: Path,
+    record: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    logits: Mapping[str, Floats],
+    rows: Mapping[str, NDArray[np.int64]],
+) -> Member:
+    """Commit a member to a population; the first commit of an index wins.
+
+    Args:
+        root: the RUN folder.
+        record: `index`, `parameters`, strategy, seed, scores; goes into `member.json`.
+        state: weights.
+        logits: by split, `(n, ..., class)` float32.
+        rows: `learned`, `stopped`, `held_out`, int64.
+
+    Returns:
+        The member that is in the folder now.
+
+    Raises:
+        RunError: a half-written member stands in the way.
+        DiskError: the file system refused; nothing half-written is left.
+    """
+    durable.make_folder(root / "members")
+    path = root / "members" / f"{record['index']:03d}"
+    with durable.new_folder(path) as fresh:
+        safetensors.write(fresh / "model.safetensors", dict(state))
+        for folder, arrays in {"rows": rows, "predictions": logits}.items():
+            durable.make_folder(fresh / folder)
+            for name, array in arrays.items():
+                predictions.write(fresh / folder / f"{name}.npy", array)
+        complete = {"schema": SCHEMA, **record, "files": _digests(fresh)}
+        durable.write_json(fresh / "member.json", complete)
+    return _open_member(path)
+
+
+def _write_split(folder: Path, name: str, split: Split) -> None:
+    for array, suffix in ((split.labels, ""), (split.groups, "_groups")):
+        if array is not None:
+            predictions.write(folder / f"{name}{suffix}.npy", array)
+    durable.write_json(folder / f"{name}_names.json", list(split.names))
+
+
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {
+        p.relative_to(folder).as_posix(): {
+            "bytes": p.stat().st_size,
+            "sha256": hashlib.sha256(durable.read_bytes(p)).hexdigest(),
+        }
+        for p in files
+    }
+
+
+def _open_member(path: Path) -> Member:
+    """Read a member's record; sizes of its files are checked now, digests when they are read."""
+    shown = printable(path)
+    if not (path / "member.json").is_file():
+        raise RunError(
+            f"'{shown}' is half-written: it has no member.json; delete or move the folder away and "
+            "run the same command again (the other members are kept)"
+        )
+    record = durable.read_json(path / "member.json")
+    if not _is_record(record):
+        raise RunError(
+            f"'{shown}/member.json' is no record of schema {SCHEMA}; it was written by another "
+            "version of polyfuse or by hand: delete the folder and run the same command again"
+        )
+    for name, facts in record["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            raise RunError(
+                f"'{shown}/{printable(name)}' is missing or truncated (member.json says "
+                f"{facts['bytes']:,} bytes); delete '{shown}' and run the same command again "
+                "(the other members are kept)"
+            )
+    return Member(path, record)
+
+
+def _is_record(record: Any) -> bool:
+    """Tell whether a document from a file is a member's record; names in it stay in the folder."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return False
+    files, numbers = record.get("files"), (record.get("index"), record.get("parameters"))
+    return (
+        isinstance(files, dict)
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+        and all(
+            name == PurePosixPath(name).as_posix() and ".." not in name and not name.startswith("/")
+            for name in files
+        )
+        and all(
+            isinstance(facts, dict)
+            and isinstance(facts.get("bytes"), int)
+            and isinstance(facts.get("sha256"), str)
+            for facts in files.values()
+        )
+    )
+
+
+def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the bytes of a file that its record vouches for, and its path for an error message."""
+    shown = printable(folder / name)
+    if name not in files:
+        raise RunError(f"'{shown}' is in no record of '{printable(folder)}'")
+    raw = durable.read_bytes(folder / name)
+    if hashlib.sha256(raw).hexdigest() != files[name]["sha256"]:
+        raise RunError(
+            f"'{shown}' was changed after it was committed (SHA-256 differs); restore it, or "
+            f"delete '{printable(folder)}' and run the same command again"
+        )
+    return raw, shown

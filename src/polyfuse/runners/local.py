@@ -1,0 +1,132 @@
+"""Run jobs on this machine: in this process, or one job at a time in each of several processes."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from polyfuse.errors import PolyfuseError, TrainingError
+from polyfuse.runners.base import Function, Result, Watch
+
+# One process holds one function and one queue at a time; set once by _start in a worker process.
+_here: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class LocalRunner:
+    """This machine.
+
+    Args:
+        workers: processes; 1 runs in this process, so that nothing needs to be picklable.
+
+    Raises:
+        TrainingError: fewer than one worker.
+
+    Example:
+        >>> double = lambda job, notify: 2 * job
+        >>> [result.value for result in LocalRunner().map(double, [1, 2], lambda *seen: None)]
+        [2, 4]
+    """
+
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a runner that could run nothing."""
+        if self.workers < 1:
+            raise TrainingError(f"workers={self.workers}; type 1 or more")
+
+    def map(self, function: Function, jobs: Sequence[Any], watch: Watch) -> Iterator[Result]:
+        """Yield one result a job, as they finish; see `Runner`."""
+        workers = min(self.workers, len(jobs))
+        if workers > 1:
+            yield from _in_processes(function, jobs, watch, workers)
+            return
+        for number, job in enumerate(jobs):
+            yield _attempt(function, number, job, partial(watch, number))
+
+
+def _in_processes(
+    function: Function, jobs: Sequence[Any], watch: Watch, workers: int
+) -> Iterator[Result]:
+    # Spawned, not forked: torch's threads and CUDA do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(queue, watch), daemon=True)
+    listener.start()
+    arguments = (_pickled(function), queue)
+    with ProcessPoolExecutor(workers, context, _start, arguments) as pool:
+        futures = {pool.submit(_work, number, job): number for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                yield _outcome(futures[future], future)
+        finally:
+            for future in futures:
+                future.cancel()
+            queue.put(None)
+            listener.join()
+
+
+def _outcome(number: int, future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return Result(
+            number,
+            error="its process was killed (out of memory?); run the same command again to go on, "
+            "with fewer --workers if memory is short",
+        )
+
+
+def _pickled(function: Function) -> bytes:
+    try:
+        return pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TrainingError(
+            f"several worker processes need functions that can be imported, but {error}; "
+            "define them at the top of a module, or use workers=1"
+        ) from None
+
+
+def _start(pickled: bytes, queue: Any) -> None:
+    """Prepare a worker process; it ends when its parent does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _here.update(function=pickle.loads(pickled), queue=queue)
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _work(number: int, job: Any) -> Result:
+    def notify(done: float, total: float, note: str = "") -> None:
+        _here["queue"].put((number, done, total, note))
+
+    return _attempt(_here["function"], number, job, notify)
+
+
+def _listen(queue: Any, watch: Watch) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        for seen in iter(queue.get, None):
+            watch(*seen)
+
+
+def _attempt(function: Function, number: int, job: Any, notify: Any) -> Result:
+    """Run one job; a failure becomes a value, so that the other jobs go on."""
+    try:
+        return Result(number, function(job, notify))
+    except PolyfuseError as error:
+        return Result(number, error=str(error))
+    except Exception:
+        return Result(number, error=traceback.format_exc(limit=-4))

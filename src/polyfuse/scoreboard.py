@@ -1,0 +1,207 @@
+"""The scoreboard: what `leaderboard.json` holds, as text, CSV, markdown, HTML or a DataFrame."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyfuse import durable, tables
+from polyfuse.errors import RunError, did_you_mean
+from polyfuse.metrics import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+SPLITS = ("val", "test")
+_TITLES = {
+    "val": "Validation (choices are made here)",
+    "test": "Test (nothing is chosen here)",
+}
+_SHORT = {"accuracy": "accuracy", "character_accuracy": "chars", "nll": "NLL"}
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """Members and fusions with their scores on validation and on test, never mixed.
+
+    Attributes:
+        document: the contents of `leaderboard.json`.
+
+    Example:
+        >>> Scoreboard({"best": "mean_probability"}).best
+        'mean_probability'
+    """
+
+    document: Mapping[str, Any]
+
+    @property
+    def best(self) -> str:
+        """The row with the best validation score; among equals the one with fewer members."""
+        return str(self.document["best"])
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One mapping a member or fusion."""
+        rows: Sequence[Mapping[str, Any]] = self.document["rows"]
+        return rows
+
+    def row(self, name: str) -> Mapping[str, Any]:
+        """Return the row of this name.
+
+        Raises:
+            RunError: there is none; the nearest name is suggested.
+        """
+        for row in self.rows:
+            if row["name"] == name:
+                return row
+        names = [row["name"] for row in self.rows]
+        raise RunError(
+            f"no row '{name}' on the scoreboard{did_you_mean(name, names)}; "
+            f"it has: {', '.join(names)}"
+        )
+
+    def splits(self) -> list[str]:
+        """Return the splits that are scored: val, and test where its labels are known."""
+        return [split for split in SPLITS if split in self.rows[0]]
+
+    def table(self, split: str) -> tables.Table:
+        """Return the scores of one split as text cells."""
+        metric = self.document["metric"]
+        shown = [m for m in self.document["metrics"] if m != metric]
+        columns = ["", "whole string" if metric == "string_accuracy" else metric]
+        columns += [_SHORT.get(m, m) for m in shown] + ["vs best member", "params", "ms/img"]
+        rows = [self._cells(row, split, metric, shown) for row in self.rows]
+        bold = frozenset(i for i, row in enumerate(self.rows) if row["name"] == self.best)
+        return tables.Table(_TITLES[split], columns, rows, bold)
+
+    def summary(self) -> list[str]:
+        """Return what the tables say, in sentences."""
+        return _sentences(self.document)
+
+    def to_csv(self) -> str:
+        """Return all numbers as CSV, a line a row and split."""
+        return tables.comma_separated(*self._flat())
+
+    def to_markdown(self) -> str:
+        """Return tables and summary as markdown."""
+        parts = [f"### {_TITLES[s]}\n\n{tables.markdown(self.table(s))}" for s in self.splits()]
+        return "\n\n".join([*parts, *self.summary()]) + "\n"
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return all numbers as a pandas DataFrame, a line a row and split."""
+        return tables.data_frame(*self._flat())
+
+    def __str__(self) -> str:
+        """Return the markdown form."""
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p>{line}</p>" for line in map(html.escape, self.summary()))
+        return "".join(tables.hypertext(self.table(split)) for split in self.splits()) + said
+
+    def _cells(
+        self, row: Mapping[str, Any], split: str, metric: str, shown: Sequence[str]
+    ) -> list[str]:
+        scores = row[split]
+        name = row["name"] + (" *" if row["name"] == self.document["best_member"] else "")
+        others = [_number(scores[m], m) for m in shown]
+        gain = _spread(scores["difference"], metric, signed=True)
+        if row["name"] == self.document["best_member"]:
+            gain = "-"
+        cost = [_count(row["parameters"]), _milliseconds(row["milliseconds"])]
+        return [name, _spread(scores[metric], metric), *others, gain, *cost]
+
+    def _flat(self) -> tuple[list[str], list[list[Any]]]:
+        metrics = [*self.document["metrics"], "difference"]
+        columns = ["name", "kind", "members", "split"]
+        columns += [f"{m}{end}" for m in metrics for end in ("", "_low", "_high")]
+        columns += ["better", "parameters", "milliseconds"]
+        lines: list[list[Any]] = []
+        for split in self.splits():
+            for row in self.rows:
+                scores = [row[split][m] or {} for m in metrics]
+                numbers = [s.get(key) for s in scores for key in ("value", "low", "high")]
+                head = [row["name"], row["kind"], len(row["members"]), split]
+                better = row[split]["difference"]["better"]
+                lines.append([*head, *numbers, better, row["parameters"], row["milliseconds"]])
+        return columns, lines
+
+
+def read_scoreboard(path: str | Path) -> Scoreboard:
+    """Read the scoreboard of a RUN folder.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+
+    Example:
+        >>> read_scoreboard("/no/such/run")
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: cannot read '/no/such/run/leaderboard.json': No such ...
+    """
+    document = durable.read_json(Path(path) / "leaderboard.json")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise RunError(
+            f"'{path}/leaderboard.json' has no schema {SCHEMA}; "
+            "run the same recipe again to rebuild it"
+        )
+    return Scoreboard(document)
+
+
+def _sentences(document: Mapping[str, Any]) -> list[str]:
+    metric, best = document["metric"], document["best"]
+    row = next(r for r in document["rows"] if r["name"] == best)
+    lines = []
+    if document["members"] < document["expected"]:
+        lines.append(
+            f"Unfinished: {document['members']} of {document['expected']} members; "
+            "run the same command again to go on."
+        )
+    if best == document["best_member"]:
+        lines.append(f"Best on validation: {best}, a single member; no fusion was better.")
+    elif "test" in row:
+        gain = row["test"]["difference"]
+        verdict = "better" if gain["better"] else "not shown to be better"
+        lines.append(
+            f"Best on validation: {best}. On test it is {verdict} than the best single member "
+            f"({document['best_member']}): {_spread(gain, metric, signed=True)} points, "
+            f"at {len(row['members'])} times the inference cost."
+        )
+    else:
+        lines.append(f"Best on validation: {best}. The test labels are unknown.")
+    oof = document["out_of_fold"]
+    if oof and "test" in oof:
+        apart = (
+            oof["train"]["low"] > oof["test"]["high"] or oof["train"]["high"] < oof["test"]["low"]
+        )
+        lines.append(
+            f"Honest folds: a member reads {_spread(oof['train'], metric)} of the training rows it "
+            f"did not see, and {_spread(oof['test'], metric)} of the test rows; "
+            + ("the intervals do not meet: look for a leak." if apart else "the intervals agree.")
+        )
+    return lines
+
+
+def _number(score: Mapping[str, float] | None, metric: str) -> str:
+    if score is None:
+        return "-"
+    return f"{score['value']:.2f}" if metric in LOWER_IS_BETTER else f"{100 * score['value']:.1f}"
+
+
+def _spread(score: Mapping[str, float], metric: str, *, signed: bool = False) -> str:
+    scale, digits = (1, 3) if metric in LOWER_IS_BETTER else (100, 1)
+    sign = "+" if signed else ""
+    value, low, high = (f"{scale * score[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _milliseconds(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2f}"

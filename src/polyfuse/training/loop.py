@@ -1,0 +1,181 @@
+"""Carry a strategy to its end: train what is missing, commit each member, resume anything."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from polyfuse import durable
+from polyfuse.data.base import Rows, Split, Splits
+from polyfuse.determinism import seeded, threads
+from polyfuse.errors import TrainingError
+from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
+from polyfuse.inference import check_labels, predict
+from polyfuse.population import Population, write_labels, write_member
+from polyfuse.runners.base import Notify, Runner, Watch
+from polyfuse.runners.local import LocalRunner
+from polyfuse.training.base import Job, Strategy
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all members of a run share.
+
+    Attributes:
+        factory: makes a new, untrained model; called once a member, under the member's seed.
+        splits: the data.
+        options: how a member is trained.
+
+    Example:
+        >>> from polyfuse import Arrays
+        >>> data = Arrays(np.zeros((4, 2)), np.zeros(4, int))
+        >>> Task(partial(nn.Linear, 2, 2), Splits(data, data, data)).options.epochs
+        20
+    """
+
+    factory: Callable[[], nn.Module]
+    splits: Splits
+    options: FitOptions = field(default_factory=FitOptions)
+
+
+def train(
+    strategy: Strategy,
+    task: Task,
+    out: str | Path,
+    *,
+    runner: Runner | None = None,
+    deadline: float | None = None,
+    watch: Watch = lambda number, done, total, note: None,
+) -> Population:
+    """Train every member that the folder does not have yet.
+
+    Killed at any moment and called again, it goes on where it was and gives the same numbers.
+
+    Args:
+        strategy: which members.
+        task: what they share.
+        out: the RUN folder; made where missing.
+        runner: where jobs run; in this process by default.
+        deadline: `time.time()` after which members stop at an epoch's end, progress kept.
+        watch: called with (member, epochs done, epochs, note).
+
+    Returns:
+        The population; with a deadline it may lack members.
+
+    Raises:
+        TrainingError: members that failed, each with the reason; the others are kept.
+        RunError: the folder has other data or a half-written member.
+        DataError: labels that do not fit the model.
+
+    Example:
+        >>> import tempfile
+        >>> from polyfuse import Arrays, kfold
+        >>> data = Arrays(np.eye(8), np.arange(8) % 2)
+        >>> task = Task(partial(nn.Linear, 8, 2), Splits(data, data, data), FitOptions(epochs=1))
+        >>> len(train(kfold(data, folds=2), task, tempfile.mkdtemp()).members)
+        2
+    """
+    root = Path(out)
+    durable.make_folder(root / "members")
+    durable.make_folder(root / "resume")
+    _check(task)
+    write_labels(root, task.splits)
+    population = Population.open(root)
+    for member in population.members:  # killed between its commit and this removal
+        durable.remove(_resume_file(root, member.index))
+    while jobs := strategy.jobs(population.members):
+        function = partial(train_member, task=task, root=root, deadline=deadline)
+        before = len(population.members)
+
+        def seen(number: int, done: float, total: float, note: str, jobs: object = jobs) -> None:
+            watch(jobs[number].index, done, total, note)  # type: ignore[index]  # bound to this round
+
+        results = (runner or LocalRunner()).map(function, jobs, seen)
+        failed = [f"member {jobs[r.number].index}: {r.error}" for r in results if r.error]
+        population = Population.open(root)
+        if failed:
+            raise TrainingError(
+                "\n".join(
+                    [*failed, f"{len(population.members)} of {strategy.size} members are kept"]
+                )
+            )
+        if len(population.members) == before:  # the deadline has passed
+            break
+    return population
+
+
+def train_member(
+    job: Job, notify: Notify, *, task: Task, root: Path, deadline: float | None = None
+) -> bool:
+    """Train one member and commit it; return whether it is done (it is not when time ran out).
+
+    Example:
+        >>> train_member.__name__
+        'train_member'
+    """
+    resume = _resume_file(root, job.index)
+    with seeded(job.seed), threads(task.options.threads):
+        model = task.factory()
+        try:
+            fitted = fit_member(
+                model,
+                task.splits.train,
+                job.learn,
+                job.stop,
+                task.options,
+                seed=job.seed,
+                resume=resume,
+                deadline=deadline,
+                notify=notify,
+            )
+        except OutOfTime:
+            return False
+        _commit(job, model, fitted, task, root)
+    durable.remove(resume)
+    return True
+
+
+def _resume_file(root: Path, index: int) -> Path:
+    return root / "resume" / f"{index:03d}.safetensors"
+
+
+def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) -> None:
+    model.load_state_dict(fitted.state)
+    splits = task.splits
+    logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
+    logits["train"] = _out_of_fold(model, splits.train, job.held_out)
+    record = {
+        "index": job.index,
+        **job.facts,
+        "seed": job.seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best_epoch": fitted.best_epoch,
+        "history": fitted.history,
+    }
+    rows: Mapping[str, Rows] = {
+        "learned": job.learn,
+        "stopped": job.stop,
+        "held_out": job.held_out,
+    }
+    write_member(root, record, fitted.state, logits, rows)
+
+
+def _out_of_fold(model: nn.Module, split: Split, held_out: Rows) -> NDArray[np.float32]:
+    """Return logits of every training row: NaN but where the member did not see it."""
+    said = predict(model, split, held_out)
+    everything = np.full((len(split), *said.shape[1:]), np.nan, np.float32)
+    everything[held_out] = said
+    return everything
+
+
+def _check(task: Task) -> None:
+    """Refuse data that do not fit the model before any time is spent."""
+    with seeded(0):
+        model = task.factory()
+    for name, split in task.splits._asdict().items():
+        if split.labels is not None or name != "test":
+            check_labels(model, split, np.arange(min(2, len(split))))
