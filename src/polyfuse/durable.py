@@ -115,10 +115,11 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise RunError(f"cannot read '{shown}': {error.strerror}") from None
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):  # before open(), which raises its own error for a folder
+        os.close(descriptor)
+        raise RunError(f"'{shown}' is not a regular file")
     with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise RunError(f"'{shown}' is not a regular file")
         if limit is not None and facts.st_size > limit:
             raise RunError(f"'{shown}' has {facts.st_size:,} bytes; at most {limit:,} are read")
         return file.read()

@@ -143,7 +143,8 @@ def fit_member(
         >>> from polyfuse import Arrays
         >>> data = Arrays(torch.randn(64, 4), torch.arange(64) % 2)
         >>> rows = np.arange(64)
-        >>> fitted = fit_member(nn.Linear(4, 2), data, rows[:48], rows[48:], FitOptions(epochs=2), seed=0)
+        >>> learn, stop, options = rows[:48], rows[48:], FitOptions(epochs=2)
+        >>> fitted = fit_member(nn.Linear(4, 2), data, learn, stop, options, seed=0)
         >>> len(fitted.history)
         2
     """

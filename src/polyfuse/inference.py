@@ -38,7 +38,7 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
         (3, 2)
     """
     chosen = np.arange(len(split)) if rows is None else rows
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     with evaluating(model):
         parts = [
             model(split.inputs(part).to(device)).float().cpu()
@@ -65,7 +65,7 @@ def milliseconds_per_image(model: nn.Module, split: Split, *, batch: int = 64) -
         >>> milliseconds_per_image(nn.Linear(4, 2), Arrays(torch.zeros(3, 4))) > 0
         True
     """
-    inputs = split.inputs(np.arange(min(batch, len(split))))
+    inputs = split.inputs(np.arange(min(batch, len(split)))).to(_device(model))
     times = []
     with threads(1), evaluating(model):
         for _ in range(6):
@@ -91,7 +91,7 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
         raise DataError("the training split has no labels; bring one label a row")
     with evaluating(model):
         try:
-            shape = tuple(model(split.inputs(rows[:2])).shape)
+            shape = tuple(model(split.inputs(rows[:2]).to(_device(model))).shape)
         except RuntimeError as error:
             raise DataError(f"the model does not take these inputs: {error}") from error
     wanted = split.labels[rows[:2]].shape
@@ -128,3 +128,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

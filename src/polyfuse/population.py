@@ -176,6 +176,12 @@ class Population:
             mean: Floats = total / said.sum(0)
         return mean
 
+    def fused(self, name: str, split: str) -> NDArray[Any]:
+        """Return a fusion's stored answer: log-probabilities, or classes where it is a vote."""
+        folder = self.path / "fusions" / name
+        files = durable.read_json(folder / "fusion.json")["files"]
+        return predictions.parse(*_checked(folder, f"predictions/{split}.npy", files))
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over the records of all members and the labels."""
         digest = hashlib.sha256(str(self.index["fingerprint"]).encode())
@@ -217,6 +223,7 @@ def write_labels(root: Path, splits: Splits) -> None:
             "schema": SCHEMA,
             "fingerprint": fingerprint,
             "blank": splits.train.blank,
+            "inputs": list(splits.train.inputs(np.array([0])).shape[1:]),
             "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
             "files": _digests(fresh),
         }

@@ -2,6 +2,7 @@
 
 import io
 import math
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from polyfuse import durable
 from polyfuse.errors import DataError, RunError, printable
 
 _KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
+# What NumPy's header reader raises for damaged headers.
+_HEADER_FAULTS = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    IndexError,
+    MemoryError,
+    tokenize.TokenError,
+)
 
 
 def write(path: Path, array: NDArray[Any]) -> None:
@@ -77,8 +88,11 @@ def parse(raw: bytes, name: str) -> NDArray[Any]:
             f"'{name}' should have {expected:,} bytes by its header but has {len(raw):,}; "
             "it is truncated or damaged: restore it or write it again"
         )
-    flat = np.frombuffer(raw, dtype, offset=start).copy()
-    return flat.reshape(shape, order="F" if fortran else "C")
+    flat = np.frombuffer(raw, dtype, offset=start).astype(dtype.newbyteorder("="))
+    try:
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # more axes or longer ones than an array can have
+        raise _no_array(name, error) from None
 
 
 def _header(raw: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -87,12 +101,15 @@ def _header(raw: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]
         version = npy.read_magic(stream)
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = reader(stream)
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
-        raise DataError(
-            f"'{name}' is not a .npy array ({printable(error)}); "
-            "write it with numpy.save(path, array)"
-        ) from None
+    except _HEADER_FAULTS as error:
+        raise _no_array(name, error) from None
     return shape, fortran, dtype, stream.tell()
+
+
+def _no_array(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"'{name}' is not a .npy array ({printable(error)}); write it with numpy.save(path, array)"
+    )
 
 
 def _check_kind(name: str, dtype: np.dtype[Any]) -> None:

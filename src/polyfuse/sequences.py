@@ -80,9 +80,12 @@ def string_vote(logits: Any, *, blank: int = -1) -> Any:
         [[0]]
     """
     if isinstance(logits, Tensor):
-        voted = string_vote(logits.detach().float().cpu().numpy(), blank=blank)
+        check_members(logits, axes=4)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        voted = string_vote(wide.detach().cpu().numpy(), blank=blank)
         return torch.from_numpy(voted).to(logits.device)
     check_members(logits, axes=4)
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     members, samples, positions, classes = logits.shape
     blank = blank % classes
     flat = logits.reshape(members * samples, positions, classes)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from polyfuse.errors import CheckpointError
+from polyfuse.errors import CheckpointError, printable
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -30,9 +30,11 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
+            while path in tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
+                path += "'"
             tensors[path] = node
             return {"tensor": path}
-        if isinstance(node, dict):
+        if isinstance(node, dict) and all(isinstance(key, str | int) for key in node):
             return {"dict": [[key, walk(value, f"{path}.{key}")] for key, value in node.items()]}
         if isinstance(node, list | tuple):
             kind = "list" if isinstance(node, list) else "tuple"
@@ -61,14 +63,21 @@ def unflatten(tensors: dict[str, Tensor], skeleton: Any) -> Any:
         >>> unflatten({}, {"tuple": [1, None]})
         (1, None)
     """
+    try:
+        return _restored(tensors, skeleton)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"damaged training state ({printable(repr(error))}); delete its file and run again"
+        ) from None
+
+
+def _restored(tensors: dict[str, Tensor], skeleton: Any) -> Any:
     if not isinstance(skeleton, dict):
         return skeleton
-    kind, value = next(iter(skeleton.items()), ("nothing", []))
-    if kind == "tensor" and value in tensors:
+    [(kind, value)] = skeleton.items()
+    if kind == "tensor":
         return tensors[value]
     if kind == "dict":
-        return {key: unflatten(tensors, child) for key, child in value}
-    if kind in ("list", "tuple"):
-        items = [unflatten(tensors, child) for child in value]
-        return items if kind == "list" else tuple(items)
-    raise CheckpointError(f"damaged training state: unknown node {kind!r}")
+        return {key: _restored(tensors, child) for key, child in value}
+    items = [_restored(tensors, child) for child in value]
+    return {"list": items, "tuple": tuple(items)}[kind]

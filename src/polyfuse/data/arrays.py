@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,6 +20,16 @@ from polyfuse.data.base import Labels, Rows, Splits
 from polyfuse.errors import DataError, RunError, printable
 
 _LIMIT = 8 << 30
+# What zipfile and its decompressors raise for damaged archives.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,12 @@ class Arrays:
 
     def __post_init__(self) -> None:
         """Convert and check everything once."""
-        values = torch.as_tensor(self.values).float()
+        values = _floats(self.values)
         _check_values(values)
         labels = None if self.labels is None else _classes("labels", self.labels, len(values))
         groups = None if self.groups is None else _classes("groups", self.groups, len(values))
+        if groups is not None and groups.ndim != 1:
+            raise DataError(f"groups of shape {groups.shape}; give one whole number a row")
         names = list(self.names) or [str(i) for i in range(len(values))]
         if len(names) != len(values):
             raise DataError(f"{len(names)} names for {len(values)} rows; give one name a row")
@@ -132,12 +145,25 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
                     raise DataError(f"'{printable(path)}' unpacks to more than {_LIMIT:,} bytes")
                 name = entry.filename.removesuffix(".npy")
                 held[name] = predictions.parse(archive.read(entry), printable(f"{path}/{name}"))
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+    except _ZIP_FAULTS as error:
         raise DataError(
             f"'{printable(path)}' is not an .npz of plain numbers ({printable(error)}); "
             "write it with numpy.savez(path, train_inputs=..., train_labels=...)"
         ) from None
     return held
+
+
+def _floats(given: Any) -> Tensor:
+    try:
+        values = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"inputs must be numbers in one array ({printable(error)}); convert them: "
+            "numpy.asarray(inputs, dtype='float32')"
+        ) from None
+    if values.is_complex():
+        raise DataError("inputs are complex numbers; give their real parts or magnitudes")
+    return values.float()
 
 
 def _check_values(values: Tensor) -> None:
@@ -155,12 +181,21 @@ def _check_values(values: Tensor) -> None:
 
 
 def _classes(what: str, given: Any, rows: int) -> Labels:
-    array = np.asarray(given)
-    if len(array) != rows:
-        raise DataError(f"{len(array)} {what} for {rows} rows of inputs; give one a row")
-    if array.dtype.kind not in "iub" or (array.size and int(array.min()) < 0):
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{what} are no array ({printable(error)}); give one a row") from None
+    if array.ndim < 1 or len(array) != rows:
+        raise DataError(f"{what} of shape {array.shape} for {rows} rows of inputs; give one a row")
+    if array.dtype.kind not in "iub" or array.size == 0:
         raise DataError(
-            f"{what} must be whole numbers from 0, got {array.dtype} with smallest "
-            f"{printable(array.min())}; map your classes to 0, 1, 2, ..."
+            f"{what} must be whole numbers from 0, got {array.dtype} of shape {array.shape}; "
+            "map your classes to 0, 1, 2, ..."
         )
-    return array.astype(np.int64)
+    whole: Labels = array.astype(np.int64)
+    if whole.min() < 0:  # uint64 beyond int64 is negative here, too
+        raise DataError(
+            f"{what} must be whole numbers from 0, but the smallest is {whole.min()}; "
+            "map your classes to 0, 1, 2, ..."
+        )
+    return whole

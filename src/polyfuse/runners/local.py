@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from polyfuse.errors import PolyfuseError, TrainingError
 from polyfuse.runners.base import Function, Result, Watch
 
@@ -52,6 +54,19 @@ class LocalRunner:
             return
         for number, job in enumerate(jobs):
             yield _attempt(function, number, job, partial(watch, number))
+
+
+def idle_workers(threads: int, jobs: int) -> int:
+    """Return how many processes of so many threads this machine has cores for; 1 with a GPU.
+
+    Example:
+        >>> idle_workers(10_000, 5)
+        1
+    """
+    if torch.accelerator.is_available():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(jobs, (cores or 1) // threads))
 
 
 def _in_processes(

@@ -94,8 +94,12 @@ def train(
         def seen(number: int, done: float, total: float, note: str, jobs: object = jobs) -> None:
             watch(jobs[number].index, done, total, note)  # type: ignore[index]  # bound to this round
 
-        results = (runner or LocalRunner()).map(function, jobs, seen)
-        failed = [f"member {jobs[r.number].index}: {r.error}" for r in results if r.error]
+        failed = []
+        for result in (runner or LocalRunner()).map(function, jobs, seen):
+            if result.error:
+                failed.append(f"member {jobs[result.number].index}: {result.error}")
+            elif result.value:
+                seen(result.number, task.options.epochs, task.options.epochs, "done")
         population = Population.open(root)
         if failed:
             raise TrainingError(

@@ -1,0 +1,359 @@
+"""Run a recipe: data, members, fusions, scoreboard, submission; running it again resumes it."""
+
+import inspect
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polyfuse import durable, tables
+from polyfuse.combine import mean_probability
+from polyfuse.compare import compare_fusions
+from polyfuse.data.base import Split, Splits
+from polyfuse.data.images import new_inputs
+from polyfuse.errors import RecipeError, RunError, printable
+from polyfuse.inference import milliseconds_per_image, predict
+from polyfuse.population import Population
+from polyfuse.recipes import source as recipe_source
+from polyfuse.recipes.schema import Plan, check
+from polyfuse.recipes.shipped import find
+from polyfuse.runners.local import LocalRunner, idle_workers
+from polyfuse.scoreboard import Scoreboard, read_scoreboard
+from polyfuse.sequences import strings
+from polyfuse.training.base import Strategy
+from polyfuse.training.loop import Task, train
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+Progress = Callable[[str, float, float, str], None]
+
+
+def silent(name: str, done: float, total: float, note: str = "") -> None:
+    """Report progress to nobody.
+
+    Example:
+        >>> silent("data", 1, 2)
+    """
+
+
+class Run:
+    """A RUN folder: its recipe, members, scoreboard and submission. It may be moved.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: no RUN folder.
+
+    Example:
+        >>> Run("/no/such/run")
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: '/no/such/run' is no RUN folder: it has no run.json; ...
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read what the run is; members and scores are read when asked for."""
+        self.path = Path(path)
+        if not (self.path / "run.json").is_file():
+            raise RunError(
+                f"'{printable(path)}' is no RUN folder: it has no run.json; "
+                "make one: polyfuse run street_numbers --out RUN"
+            )
+        self.record: Mapping[str, Any] = durable.read_json(self.path / "run.json")
+        if not isinstance(self.record, dict) or self.record.get("schema") != SCHEMA:
+            raise RunError(
+                f"'{printable(path)}/run.json' has no schema {SCHEMA}; name another folder"
+            )
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe as it was run."""
+        recipe: Mapping[str, Any] = self.record["recipe"]
+        return recipe
+
+    @property
+    def population(self) -> Population:
+        """The members."""
+        return Population.open(self.path)
+
+    @property
+    def scoreboard(self) -> Scoreboard:
+        """The scores."""
+        return read_scoreboard(self.path)
+
+    def predict(
+        self,
+        data: str | Path | Split,
+        *,
+        fusion: str | None = None,
+        recipe: str | Path | None = None,
+    ) -> list[tuple[str, str]]:
+        """Apply a fusion to new inputs.
+
+        Args:
+            data: a folder of images, a `.npy` array, or a split.
+            fusion: a row of the scoreboard; by default the one that is best on validation.
+            recipe: the recipe file, needed only where it names the user's own code: code is never
+                imported because a RUN folder says so.
+
+        Returns:
+            (name, answer) an input: the string read, or the number of the class.
+
+        Raises:
+            RecipeError: the recipe names code, and `recipe` was not given.
+            DataError: inputs that do not fit the run.
+        """
+        plan = _plan_of(self, recipe)
+        population = self.population
+        index = population.index
+        split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
+        row = self.scoreboard.row(fusion or self.scoreboard.best)
+        chosen = [m for m in population.members if m.index in row["members"]]
+        logits = np.stack([predict(member.model(plan.factory), split) for member in chosen])
+        combiner = mean_probability if row["kind"] == "member" else plan.fusions[row["name"]]
+        return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the scoreboard as a pandas DataFrame."""
+        return self.scoreboard.to_pandas()
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.scoreboard._repr_html_()
+
+
+def run(
+    recipe: str | Path,
+    *,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    quick: bool = False,
+    minutes: float | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Run a recipe, or go on with it where it was stopped.
+
+    Args:
+        recipe: a file, or the name of a shipped recipe.
+        out: the RUN folder; `runs/NAME` by default.
+        settings: `key.path=value` changes to the recipe.
+        quick: apply the recipe's `quick` part.
+        minutes: stop training at the end of an epoch after so long; the scoreboard then has the
+            members that are done, and the next call goes on.
+        workers: processes that train members side by side; by default as many as the CPU has room
+            for. The results do not depend on it.
+        progress: called with (name, done, total, note).
+
+    Raises:
+        RecipeError: faults in the recipe, all at once.
+        RunError: the folder belongs to another recipe or another process, or is damaged.
+        PolyfuseError: what else can go wrong, with the fix.
+
+    Example:
+        >>> run("street_numbers", settings=["fit.epoch=3"])
+        Traceback (most recent call last):
+        polyfuse.errors.RecipeError: 1 fault in recipe 'street_numbers.yaml': ...
+    """
+    deadline = None if minutes is None else time.time() + 60 * minutes
+    source = recipe_source.read(find(recipe))
+    plan = load(source, settings, quick=quick)
+    root = Path(out or Path("runs") / (plan.name + ("-quick" if quick else "")))
+    durable.make_folder(root)
+    with durable.locked(root):
+        _begin(root, plan)
+        durable.remove_leftovers(root)
+        splits = _data(plan, progress)
+        population, strategy = _train(root, plan, splits, workers, deadline, progress)
+        board = _compare(population, plan, strategy, splits, progress)
+        write_submission(population, board)
+    return Run(root)
+
+
+def load(source: recipe_source.Source, settings: Sequence[str], *, quick: bool = False) -> Plan:
+    """Check a recipe with its quick part and the user's settings applied; the settings win.
+
+    Raises:
+        RecipeError: all faults at once.
+
+    Example:
+        >>> source = recipe_source.read(find("street_numbers"))
+        >>> load(source, ["fit.epochs=3"]).options.epochs
+        3
+    """
+    part = source.tree.pop("quick", {})
+    if not isinstance(part, dict):
+        source.blame(("quick",), "expected a mapping of key.path: value")
+    elif quick:
+        for key, value in part.items():
+            recipe_source.put(source, key, value, source.place(("quick", key)))
+    recipe_source.apply(source, settings)
+    return check(source)
+
+
+def write_submission(population: Population, board: Scoreboard) -> None:
+    """Write `submission.csv`: the test split as read by the row that is best on validation.
+
+    Example:
+        >>> write_submission.__name__
+        'write_submission'
+    """
+    row = board.row(board.best)
+    stack = population.stack("test")
+    if row["kind"] == "member":
+        (index,) = row["members"]
+        at = [m.index for m in population.members].index(index)
+        read = mean_probability(stack[at : at + 1])
+    else:
+        read = population.fused(row["name"], "test")
+    lines = zip(population.names("test"), answers(read, population.index["blank"]), strict=True)
+    text = tables.comma_separated(["file_name", "file_code"], list(lines))
+    durable.write_bytes(population.path / "submission.csv", text.encode())
+
+
+def answers(prediction: Any, blank: int | None) -> list[str]:
+    """Return predictions as text: strings where there is a blank class, else class numbers.
+
+    Example:
+        >>> answers(np.array([[4, 2, 10]]), 10), answers(np.array([[0.1, 0.9]]), None)
+        (['42'], ['1'])
+    """
+    if blank is not None:
+        return strings(prediction, blank=blank)
+    classes = prediction if prediction.dtype.kind in "iu" else prediction.argmax(-1)
+    return [str(c) for c in classes.tolist()]
+
+
+def _begin(root: Path, plan: Plan) -> None:
+    """Claim the folder for this recipe, or find that it is ours already."""
+    record = root / "run.json"
+    if record.exists():
+        _refuse_another(root, durable.read_json(record), plan)
+    else:
+        others = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
+        if others:
+            raise RunError(
+                f"'{root}' exists and is no RUN folder (it holds {printable(', '.join(others))}); "
+                "name a new folder with --out"
+            )
+        packages = ("polyfuse", "torch", "numpy", "lightning-fabric", "scikit-learn")
+        facts = {
+            "schema": SCHEMA,
+            "recipe": plan.tree,
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        }
+        durable.write_json(record, facts, new=True)
+    if not (root / "recipe.yaml").exists():
+        durable.write_bytes(root / "recipe.yaml", recipe_source.write(dict(plan.tree)).encode())
+
+
+def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise RunError(f"'{root}/run.json' has no schema {SCHEMA}; name a new folder with --out")
+    found = list(recipe_source.differences(record["recipe"], json.loads(json.dumps(plan.tree))))
+    if found:
+        shown = [f"{key} is {was!r} there and {now!r} here" for key, was, now in found[:5]]
+        raise RunError(
+            f"'{root}' was made by another recipe: {printable('; '.join(shown), 500)}; "
+            "name a new folder with --out, or use the old recipe to go on with it"
+        )
+
+
+def _data(plan: Plan, progress: Progress) -> Splits:
+    def made(done: int, total: int) -> None:
+        progress("data", done, total, "")
+
+    takes = "notify" in inspect.signature(plan.data).parameters
+    splits: Splits = plan.data(notify=made) if takes else plan.data()
+    total = sum(len(split) for split in splits)
+    progress("data", total, total, "")
+    return splits
+
+
+def _train(
+    root: Path,
+    plan: Plan,
+    splits: Splits,
+    workers: int | None,
+    deadline: float | None,
+    progress: Progress,
+) -> tuple[Population, Strategy]:
+    strategy: Strategy = plan.strategy(splits.train)
+    missing = strategy.jobs(Population.open(root).members)
+    watch = _Watch(strategy.size, strategy.size - len(missing), progress)
+    population = train(
+        strategy,
+        Task(plan.factory, splits, plan.options),
+        root,
+        runner=LocalRunner(workers or idle_workers(plan.options.threads, strategy.size)),
+        deadline=deadline,
+        watch=watch,
+    )
+    return population, strategy
+
+
+class _Watch:
+    """Turn members' epochs into a bar each and one bar for all."""
+
+    def __init__(self, size: int, done: int, progress: Progress) -> None:
+        self.size, self.done, self.progress = size, done, progress
+        progress("members", done, size, "")
+
+    def __call__(self, index: int, done: float, total: float, note: str) -> None:
+        self.progress(f"member {index}", done, total, note)
+        if note == "done":
+            self.done += 1
+            self.progress("members", self.done, self.size, "")
+
+
+def _compare(
+    population: Population, plan: Plan, strategy: Strategy, splits: Splits, progress: Progress
+) -> Scoreboard:
+    """Compare, unless the leaderboard that is there was made of the same members."""
+    if not population.members:
+        raise RunError(
+            f"the time was up before any of {strategy.size} members was done; "
+            "run the same command again to go on, with more --minutes"
+        )
+    done = population.path / "leaderboard.json"
+    if done.exists():
+        board = read_scoreboard(population.path)
+        if board.document.get("population") == population.fingerprint():
+            return board
+    times = {}
+    for i, member in enumerate(population.members):
+        times[member.index] = milliseconds_per_image(member.model(plan.factory), splits.val)
+        progress("timing", i + 1, len(population.members), "")
+    return compare_fusions(
+        population,
+        fusions=plan.fusions,
+        expected=strategy.size,
+        milliseconds=times,
+        replicates=plan.replicates,
+        seed=plan.seed,
+    )
+
+
+def _plan_of(run: Run, recipe: str | Path | None) -> Plan:
+    """Return a run's plan; code is imported only from a recipe that the user names here."""
+    source = recipe_source.read(run.path / "recipe.yaml")
+    if recipe is None:
+        return check(source, trusted=False)
+    named = recipe_source.read(find(recipe))
+    for part in ("model", "fusions"):
+        if named.tree.get(part) != source.tree.get(part):
+            raise RecipeError(
+                f"'{printable(recipe)}' has another {part} than '{run.path}/recipe.yaml'; "
+                "name the recipe that the run was made with"
+            )
+    return check(source)
