@@ -239,8 +239,10 @@ def remove_folder(path: Path) -> None:
     doomed = path.with_name(temporary_name(path.name))
     with _disk_errors(path, 0):
         os.rename(path, doomed)
-        sync_folder(path.parent)
-    _forget(doomed)
+        try:
+            sync_folder(path.parent)
+        finally:
+            _forget(doomed)
 
 
 def remove_leftovers(folder: Path) -> None:

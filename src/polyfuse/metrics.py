@@ -104,7 +104,7 @@ def nll(prediction: NDArray[Any], labels: Labels) -> Terms:
         labels: `(n, ...)` int64.
 
     Raises:
-        DataError: decided classes instead of probabilities, or shapes that do not fit.
+        DataError: decided classes instead of probabilities, or shapes or labels that do not fit.
 
     Example:
         >>> round(nll(np.array([[0.5, 0.5]]), np.array([0])).value, 4)
@@ -113,6 +113,11 @@ def nll(prediction: NDArray[Any], labels: Labels) -> Terms:
     if prediction.dtype.kind != "f":
         raise DataError("NLL needs probabilities, but these are decided classes (a vote)")
     _classes(prediction, labels)
+    if labels.size and not 0 <= labels.min() <= labels.max() < prediction.shape[-1]:
+        raise DataError(
+            f"labels from {labels.min()} to {labels.max()} do not fit predictions of "
+            f"{prediction.shape[-1]} classes"
+        )
     chosen = np.take_along_axis(prediction, labels[..., None], -1)[..., 0].astype(np.float64)
     logs = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
     return Terms(logs.reshape(len(labels), -1).sum(1), np.ones(len(labels)))

@@ -41,7 +41,7 @@ def markdown(table: Table) -> str:
         list(table.columns),
         *(_stressed(row, i in table.bold) for i, row in enumerate(table.rows)),
     ]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    text = ["| " + " | ".join(map(_one_line, line)) + " |" for line in lines]
     rule = "|---" + "|--:" * (len(table.columns) - 1) + "|"
     return "\n".join([text[0], rule, *text[1:]])
 
@@ -98,3 +98,7 @@ def data_frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "pandas
 
 def _stressed(row: Sequence[str], bold: bool) -> list[str]:
     return [f"**{cell}**" if bold and cell else cell for cell in row]
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").splitlines())
