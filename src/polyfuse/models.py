@@ -11,8 +11,8 @@ class CharacterCNN(nn.Module):
     """A convolutional trunk with one classifier a character position (Goodfellow et al. 2013).
 
     Each image is normalised by its own mean and deviation a channel. Three blocks (convolution,
-    batch-norm, ReLU, pooling) are followed by dropout, a hidden layer (batch-norm too: it halves the
-    epochs that positions take to come apart) and a linear head a position.
+    batch-norm, ReLU, pooling) are followed by dropout, a hidden layer (batch-norm too: it halves
+    the epochs that positions take to come apart) and a linear head a position.
 
     Args:
         width: channels of the first block; the next have twice and four times as many.

@@ -129,8 +129,7 @@ class Population:
     @property
     def index(self) -> Mapping[str, Any]:
         """What the splits are: rows, blank class, fingerprint, files."""
-        record: dict[str, Any] = durable.read_json(self.path / "labels" / "index.json")
-        return record
+        return _read_index(self.path / "labels")
 
     def labels(self, split: str) -> NDArray[np.int64] | None:
         """Return the labels of a split; None where unknown."""
@@ -210,7 +209,7 @@ def write_labels(root: Path, splits: Splits) -> None:
     fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
     folder = root / "labels"
     if folder.is_dir():
-        if durable.read_json(folder / "index.json").get("fingerprint") != fingerprint:
+        if _read_index(folder)["fingerprint"] != fingerprint:
             raise RunError(
                 f"'{root}' was made with other data; name a new folder with --out, "
                 "or restore the data"
@@ -298,6 +297,11 @@ def _open_member(path: Path) -> Member:
             f"'{shown}/member.json' is no record of schema {SCHEMA}; it was written by another "
             "version of polyfuse or by hand: delete the folder and run the same command again"
         )
+    if path.name != f"{record['index']:03d}":
+        raise RunError(
+            f"'{shown}' says that it is member {printable(record['index'])}; a copy would count "
+            "twice: delete or move the folder away"
+        )
     for name, facts in record["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != facts["bytes"]:
@@ -313,12 +317,36 @@ def _is_record(record: Any) -> bool:
     """Tell whether a document from a file is a member's record; names in it stay in the folder."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         return False
-    files, numbers = record.get("files"), (record.get("index"), record.get("parameters"))
+    numbers = (record.get("index"), record.get("parameters"))
+    return _are_files(record.get("files")) and all(
+        isinstance(number, int) and number >= 0 for number in numbers
+    )
+
+
+def _is_index(record: Any) -> bool:
+    """Tell whether a document from a file says what the splits are."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return False
+    splits = record.get("splits")
+    return (
+        isinstance(record.get("fingerprint"), str)
+        and isinstance(record.get("blank"), int | None)
+        and _are_files(record.get("files"))
+        and isinstance(splits, dict)
+        and all(isinstance(splits.get(name), dict) for name in Splits._fields)
+        and all(isinstance(splits[name].get("rows"), int) for name in Splits._fields)
+    )
+
+
+def _are_files(files: Any) -> bool:
+    """Tell whether a record's files are names that stay in its folder, with size and digest."""
     return (
         isinstance(files, dict)
-        and all(isinstance(number, int) and number >= 0 for number in numbers)
         and all(
-            name == PurePosixPath(name).as_posix() and ".." not in name and not name.startswith("/")
+            name == PurePosixPath(name).as_posix()
+            and ".." not in name
+            and not name.startswith("/")
+            and len(name) < 256
             for name in files
         )
         and all(
@@ -328,6 +356,17 @@ def _is_record(record: Any) -> bool:
             for facts in files.values()
         )
     )
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    """Read what the splits are."""
+    record = durable.read_json(folder / "index.json")
+    if not _is_index(record):
+        raise RunError(
+            f"'{printable(folder)}/index.json' is no record of schema {SCHEMA}; restore it, or "
+            "name a new folder with --out"
+        )
+    return dict(record)
 
 
 def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> tuple[bytes, str]:

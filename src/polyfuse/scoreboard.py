@@ -105,13 +105,12 @@ class Scoreboard:
         self, row: Mapping[str, Any], split: str, metric: str, shown: Sequence[str]
     ) -> list[str]:
         scores = row[split]
-        name = row["name"] + (" *" if row["name"] == self.document["best_member"] else "")
         others = [_number(scores[m], m) for m in shown]
         gain = _spread(scores["difference"], metric, signed=True)
         if row["name"] == self.document["best_member"]:
-            gain = "-"
+            gain = "the best member"
         cost = [_count(row["parameters"]), _milliseconds(row["milliseconds"])]
-        return [name, _spread(scores[metric], metric), *others, gain, *cost]
+        return [row["name"], _spread(scores[metric], metric), *others, gain, *cost]
 
     def _flat(self) -> tuple[list[str], list[list[Any]]]:
         metrics = [*self.document["metrics"], "difference"]
@@ -176,8 +175,8 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
             oof["train"]["low"] > oof["test"]["high"] or oof["train"]["high"] < oof["test"]["low"]
         )
         lines.append(
-            f"Honest folds: a member reads {_spread(oof['train'], metric)} of the training rows it "
-            f"did not see, and {_spread(oof['test'], metric)} of the test rows; "
+            f"Honest folds: a member scores {_spread(oof['train'], metric)} on training rows that "
+            f"it did not see, and {_spread(oof['test'], metric)} on test rows; "
             + ("the intervals do not meet: look for a leak." if apart else "the intervals agree.")
         )
     return lines
@@ -192,7 +191,9 @@ def _number(score: Mapping[str, float] | None, metric: str) -> str:
 def _spread(score: Mapping[str, float], metric: str, *, signed: bool = False) -> str:
     scale, digits = (1, 3) if metric in LOWER_IS_BETTER else (100, 1)
     sign = "+" if signed else ""
-    value, low, high = (f"{scale * score[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    numbers = (round(scale * score[key], digits) + 0.0 for key in ("value", "low", "high"))
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
 
 

@@ -25,6 +25,8 @@ from rich.text import Text
 from polyfuse.errors import printable
 from polyfuse.tables import Table
 
+WIDE = 96  # columns from which a table's cells get room to breathe
+
 
 class Bars:
     """Progress bars by name, with time left; a line when each is done where there is no terminal.
@@ -95,13 +97,19 @@ def show_table(table: Table) -> None:
           [red]a   1
         <BLANKLINE>
     """
-    drawn = RichTable(title=Text(table.title, style="bold"), box=box.SIMPLE, title_justify="left")
+    console = _stdout()
+    drawn = RichTable(
+        title=Text(table.title, style="bold"),
+        box=box.SIMPLE,
+        title_justify="left",
+        padding=(0, 1) if console.width >= WIDE else 0,
+    )
     for i, column in enumerate(table.columns):
         drawn.add_column(Text(column), justify="left" if i == 0 else "right")
     for i, row in enumerate(table.rows):
         style = "bold green" if i in table.bold else ""
         drawn.add_row(*(Text(printable(cell)) for cell in row), style=style)
-    _stdout().print(drawn)
+    console.print(drawn)
 
 
 def show_text(text: str) -> None:

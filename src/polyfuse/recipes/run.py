@@ -1,10 +1,11 @@
 """Run a recipe: data, members, fusions, scoreboard, submission; running it again resumes it."""
 
+import contextlib
 import inspect
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from polyfuse.combine import mean_probability
 from polyfuse.compare import compare_fusions
 from polyfuse.data.base import Split, Splits
 from polyfuse.data.images import new_inputs
-from polyfuse.errors import RecipeError, RunError, printable
+from polyfuse.errors import RunError, printable
 from polyfuse.inference import milliseconds_per_image, predict
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
@@ -67,10 +68,7 @@ class Run:
                 "make one: polyfuse run street_numbers --out RUN"
             )
         self.record: Mapping[str, Any] = durable.read_json(self.path / "run.json")
-        if not isinstance(self.record, dict) or self.record.get("schema") != SCHEMA:
-            raise RunError(
-                f"'{printable(path)}/run.json' has no schema {SCHEMA}; name another folder"
-            )
+        _check_record(self.path, self.record)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -113,8 +111,13 @@ class Run:
         plan = _plan_of(self, recipe)
         population = self.population
         index = population.index
-        split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
         row = self.scoreboard.row(fusion or self.scoreboard.best)
+        if row["kind"] != "member" and row["name"] not in plan.fusions:
+            raise RunError(
+                f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
+                f"{printable(row['name'])}; run the recipe again to rebuild it"
+            )
+        split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
         chosen = [m for m in population.members if m.index in row["members"]]
         logits = np.stack([predict(member.model(plan.factory), split) for member in chosen])
         combiner = mean_probability if row["kind"] == "member" else plan.fusions[row["name"]]
@@ -169,6 +172,7 @@ def run(
     source = recipe_source.read(find(recipe))
     plan = load(source, settings, quick=quick)
     root = Path(out or Path("runs") / (plan.name + ("-quick" if quick else "")))
+    _refuse_foreign(root)
     durable.make_folder(root)
     with durable.locked(root):
         _begin(root, plan)
@@ -235,31 +239,56 @@ def answers(prediction: Any, blank: int | None) -> list[str]:
 
 
 def _begin(root: Path, plan: Plan) -> None:
-    """Claim the folder for this recipe, or find that it is ours already."""
+    """Claim the folder for this recipe, or find that it is ours already.
+
+    A recipe that has trained nothing yet, perhaps because it had a mistake, holds no folder.
+    """
     record = root / "run.json"
-    if record.exists():
+    if record.exists() and _trained(root):
         _refuse_another(root, durable.read_json(record), plan)
     else:
-        others = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
-        if others:
-            raise RunError(
-                f"'{root}' exists and is no RUN folder (it holds {printable(', '.join(others))}); "
-                "name a new folder with --out"
-            )
         packages = ("polyfuse", "torch", "numpy", "lightning-fabric", "scikit-learn")
         facts = {
             "schema": SCHEMA,
             "recipe": plan.tree,
             "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         }
-        durable.write_json(record, facts, new=True)
-    if not (root / "recipe.yaml").exists():
-        durable.write_bytes(root / "recipe.yaml", recipe_source.write(dict(plan.tree)).encode())
+        durable.write_json(record, facts)
+    text, file = recipe_source.write(dict(plan.tree)).encode(), root / "recipe.yaml"
+    if not file.exists() or durable.read_bytes(file) != text:
+        durable.write_bytes(file, text)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Refuse a folder that is not ours before anything is written to it, a lock included."""
+    if root.is_dir() and not (root / "run.json").exists():
+        others = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
+        if others:
+            raise RunError(
+                f"'{root}' exists and is no RUN folder (it holds {printable(', '.join(others))}); "
+                "name a new folder with --out"
+            )
+
+
+def _trained(root: Path) -> bool:
+    """Tell whether a folder holds members, or the progress of one."""
+    return any(any((root / part).glob("*")) for part in ("members", "resume"))
+
+
+def _check_record(root: Path, record: Any) -> None:
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") != SCHEMA
+        or not isinstance(record.get("recipe"), dict)
+    ):
+        raise RunError(
+            f"'{printable(root)}/run.json' is no record of schema {SCHEMA}; restore it, "
+            "or name another folder"
+        )
 
 
 def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RunError(f"'{root}/run.json' has no schema {SCHEMA}; name a new folder with --out")
+    _check_record(root, record)
     found = list(recipe_source.differences(record["recipe"], json.loads(json.dumps(plan.tree))))
     if found:
         shown = [f"{key} is {was!r} there and {now!r} here" for key, was, now in found[:5]]
@@ -319,16 +348,17 @@ class _Watch:
 def _compare(
     population: Population, plan: Plan, strategy: Strategy, splits: Splits, progress: Progress
 ) -> Scoreboard:
-    """Compare, unless the leaderboard that is there was made of the same members."""
+    """Compare, unless the leaderboard that is there was made of the same members and is whole."""
     if not population.members:
         raise RunError(
             f"the time was up before any of {strategy.size} members was done; "
             "run the same command again to go on, with more --minutes"
         )
-    done = population.path / "leaderboard.json"
-    if done.exists():
+    with contextlib.suppress(RunError):  # missing or damaged: made again
         board = read_scoreboard(population.path)
-        if board.document.get("population") == population.fingerprint():
+        records = [population.path / "fusions" / name / "fusion.json" for name in plan.fusions]
+        made_of = board.document.get("population")
+        if made_of == population.fingerprint() and all(record.is_file() for record in records):
             return board
     times = {}
     for i, member in enumerate(population.members):
@@ -349,11 +379,14 @@ def _plan_of(run: Run, recipe: str | Path | None) -> Plan:
     source = recipe_source.read(run.path / "recipe.yaml")
     if recipe is None:
         return check(source, trusted=False)
-    named = recipe_source.read(find(recipe))
-    for part in ("model", "fusions"):
-        if named.tree.get(part) != source.tree.get(part):
-            raise RecipeError(
-                f"'{printable(recipe)}' has another {part} than '{run.path}/recipe.yaml'; "
-                "name the recipe that the run was made with"
-            )
-    return check(source)
+    return check(source, trusted=set(_texts(recipe_source.read(find(recipe)).tree)))
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Yield every text in a recipe's tree."""
+    if isinstance(node, str):
+        yield node
+    for child in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    ):
+        yield from _texts(child)

@@ -6,14 +6,15 @@ the user names, their own as `package.module:function`; its options are that fun
 
 import importlib
 import inspect
+import math
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from polyfuse.compare import FUSIONS
 from polyfuse.data import DATASETS
@@ -26,6 +27,8 @@ from polyfuse.optimizers import OPTIMIZERS
 from polyfuse.recipes.source import Path_, Source, unknown
 from polyfuse.schedules import SCHEDULES
 from polyfuse.training import STRATEGIES
+
+Trusted = bool | Collection[str]  # all names of code, none, or these
 
 
 class Kind(NamedTuple):
@@ -55,15 +58,15 @@ _STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 class _Scoreboard(BaseModel):
     model_config = _STRICT
-    replicates: int = 2000
+    replicates: int = Field(default=2000, ge=1)
 
 
 class _Recipe(BaseModel):
     """The outline; what stands in `Any` is checked against a function's signature."""
 
     model_config = _STRICT
-    name: str
-    seed: int = 0
+    name: str = Field(pattern=r"^[^./\\\\][^/\\\\]*$")  # it names the RUN folder
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     data: Any
     model: Any
     training: Any
@@ -99,12 +102,13 @@ class Plan:
     replicates: int
 
 
-def check(source: Source, *, trusted: bool = True) -> Plan:
+def check(source: Source, *, trusted: Trusted = True) -> Plan:
     """Check a recipe and resolve its names.
 
     Args:
         source: the recipe, its `quick` part taken out.
-        trusted: whether the user named this recipe, so that its code may be imported.
+        trusted: whether the user named this recipe, so that its code may be imported; or the
+            names that they trust.
 
     Raises:
         RecipeError: all faults at once, each with its line.
@@ -123,8 +127,9 @@ def check(source: Source, *, trusted: bool = True) -> Plan:
     }
     options = _fit_options(source, found)
     fusions = _fusions(source, trusted)
+    _refuse_infinite(source, source.tree, ())
     if not source.faults:
-        _try_model(source, found["model"])
+        _try(source, found["model"], options)
     source.check()
     assert outline is not None  # no faults, so it is valid
     seed = {"seed": outline.seed}
@@ -141,17 +146,19 @@ def check(source: Source, *, trusted: bool = True) -> Plan:
     )
 
 
-def _component(source: Source, path: Path_, kind: Kind, trusted: bool) -> Any:
+def _component(source: Source, path: Path_, kind: Kind, trusted: Trusted) -> Any:
     """Resolve what stands at a path to a function with its options; None where there is none."""
     spec: Any = source.tree
     for key in path:
         spec = spec.get(key) if isinstance(spec, dict) else None
-    if spec is None:
-        return None  # a missing part is the outline's fault, or has a default
+    if spec is None:  # a missing part is the outline's fault, or has a default
+        if path[0] in source.tree and len(path) == 1:
+            source.blame(path, "is empty; name one: " + ", ".join(kind.known))
+        return None
     return resolve(source, path, spec, kind, trusted)
 
 
-def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: bool) -> Any:
+def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: Trusted) -> Any:
     """Turn `name` or `{name: ..., option: ...}` into a function with its options filled in.
 
     Returns:
@@ -177,17 +184,17 @@ def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: bool) -
     return None if valid is None else partial(function, **options)
 
 
-def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: bool) -> Any:
+def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: Trusted) -> Any:
     if name in kind.known:
         return kind.known[name]
     if ":" not in name:
         source.blame(path, unknown(name, list(kind.known)) + ", or package.module:function")
         return None
-    if not trusted:
+    if trusted is not True and name not in (trusted or ()):
         source.blame(
             path,
             f"'{printable(name)}' names code, which runs only from a recipe that you name "
-            "yourself: add --recipe FILE",
+            "yourself: add --recipe FILE, a recipe that has this name, too",
         )
         return None
     module, _, attribute = name.partition(":")
@@ -259,6 +266,9 @@ def _translate(fault: Any, schema: Any, path: Path_, source: Source, of: str) ->
     elif fault["type"] == "extra_forbidden":
         names = list(schema.model_fields)
         source.blame(here, unknown(str(fault["loc"][-1]), names))
+    elif fault["type"] == "string_pattern_mismatch":
+        got = printable(repr(fault["input"]))
+        source.blame(here, f"names a folder, so it has no slash and no dot in front; got {got}")
     else:
         got = printable(repr(fault["input"]))
         message = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
@@ -285,7 +295,7 @@ def _fit_options(source: Source, found: Mapping[str, Any]) -> FitOptions:
         return FitOptions()
 
 
-def _fusions(source: Source, trusted: bool) -> dict[str, Callable[..., Any]]:
+def _fusions(source: Source, trusted: Trusted) -> dict[str, Callable[..., Any]]:
     specs = source.tree.get("fusions", ["mean_probability"])
     fusions: dict[str, Callable[..., Any]] = {}
     if not isinstance(specs, list):
@@ -303,12 +313,24 @@ def _fusions(source: Source, trusted: bool) -> dict[str, Callable[..., Any]]:
     return fusions
 
 
-def _try_model(source: Source, factory: Any) -> None:
-    """Build the model once: what its function refuses is a fault of the recipe."""
+def _try(source: Source, factory: Any, options: FitOptions) -> None:
+    """Build model and optimiser once: what their functions refuse is a fault of the recipe."""
+    path: Path_ = ("model",)
     try:
-        factory()
+        parameters = factory().parameters()
+        path = ("fit", "optimizer")
+        options.optimizer(parameters)
     except Exception as error:  # a user's factory may raise anything
-        source.blame(("model",), f"cannot be built: {type(error).__name__}: {printable(error)}")
+        source.blame(path, f"cannot be built: {type(error).__name__}: {printable(error)}")
+
+
+def _refuse_infinite(source: Source, node: Any, path: Path_) -> None:
+    """NaN and infinity have no place in run.json, and equal nothing when a run is resumed."""
+    if isinstance(node, float) and not math.isfinite(node):
+        source.blame(path, f"must be a finite number, got {node}; write a large one, or null")
+    children = node.items() if isinstance(node, dict) else ()
+    for key, child in enumerate(node) if isinstance(node, list) else children:
+        _refuse_infinite(source, child, (*path, key))
 
 
 def _with_defaults(function: Any, defaults: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ No anchors, aliases, tags, duplicate keys or several documents; at most 1 MB and
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ Path_ = tuple[str | int, ...]
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_SPECIAL = re.compile(r"[-+]?\.inf|\.nan", re.IGNORECASE)
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Fault(NamedTuple):
@@ -154,12 +156,13 @@ def apply(source: Source, settings: Sequence[str]) -> None:
             source.faults.append(Fault(where, "", "expected key.path=value, e.g. fit.epochs=5"))
             continue
         try:
-            value = parse(f"value: {text}", where).tree["value"]
+            given = parse(f"value: {text}", where)
+            given.check()
         except RecipeError as error:
-            fact = str(error).splitlines()[-1].removeprefix("line 1: ")
+            fact = str(error).splitlines()[-1].removeprefix("line 1: ").removeprefix("value: ")
             source.faults.append(Fault(where, "", fact))
             continue
-        put(source, key.strip(), value, where)
+        put(source, key.strip(), given.tree["value"], where)
 
 
 def put(source: Source, key: str, value: Any, where: str) -> None:
@@ -197,8 +200,24 @@ def write(tree: dict[str, Any]) -> str:
         >>> write({"name": "no", "lr": 0.001})
         "name: 'no'\nlr: 0.001\n"
     """
-    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(
+        tree, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
     return text
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes what YAML 1.2 would read as something else, and writes no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, text: str) -> yaml.ScalarNode:
+        style = '"' if not text.isprintable() else None if scalar(text) is text else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _Writer.text)
 
 
 def differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -236,7 +255,7 @@ def _refuse_tricks(text: str) -> None:
         tag = getattr(event, "tag", None)
         if getattr(event, "anchor", None):
             _refuse(event, "anchors (&) and aliases (*) are not allowed; write the value out")
-        if tag not in (None, "!"):
+        if tag is not None:
             _refuse(event, f"tags are not allowed, got {printable(tag)}; write a plain value")
         if depth > DEPTH:
             _refuse(event, f"more than {DEPTH} levels; a recipe is flat")
@@ -254,6 +273,8 @@ def _construct(node: yaml.Node, path: Path_, source: Source) -> Any:
         return _mapping(node, path, source)
     if isinstance(node, yaml.SequenceNode):
         return [_construct(child, (*path, i), source) for i, child in enumerate(node.value)]
+    if _NO_TEXT.search(node.value):
+        source.blame(path, f"no text: {printable(ascii(node.value))}; remove the NUL or surrogate")
     quoted = getattr(node, "style", None)
     return node.value if quoted else scalar(node.value)
 
@@ -263,7 +284,7 @@ def _mapping(node: yaml.MappingNode, path: Path_, source: Source) -> dict[str, A
     for key_node, value_node in node.value:
         line = f"line {key_node.start_mark.line + 1}"
         key = key_node.value
-        if not isinstance(key_node, yaml.ScalarNode) or not key:
+        if not isinstance(key_node, yaml.ScalarNode) or not key or _NO_TEXT.search(key):
             source.faults.append(Fault(line, ".".join(map(str, path)), "a key must be plain text"))
             continue
         here = (*path, key)
@@ -288,7 +309,7 @@ def scalar(text: str) -> Any:
     if _INTEGER.fullmatch(text) and len(text) < 100:
         return int(text)
     if _FLOAT.fullmatch(text) or _SPECIAL.fullmatch(text):
-        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        return float(text if _FLOAT.fullmatch(text) else text.replace(".", ""))
     return text
 
 

@@ -1,10 +1,9 @@
 """Run jobs on this machine: in this process, or one job at a time in each of several processes."""
 
-import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import pickle
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from polyfuse.errors import PolyfuseError, TrainingError
 from polyfuse.runners.base import Function, Result, Watch
 
-# One process holds one function and one queue at a time; set once by _start in a worker process.
+# What a worker process works with; set once, by _start.
 _here: dict[str, Any] = {}
 
 
@@ -74,19 +74,18 @@ def _in_processes(
 ) -> Iterator[Result]:
     # Spawned, not forked: torch's threads and CUDA do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(queue, watch), daemon=True)
+    seen, say = context.Pipe(duplex=False)
+    ended, end = context.Pipe(duplex=False)
+    arguments = (_pickled(function), say, context.Lock(), ended)
+    listener = threading.Thread(target=_listen, args=(seen, ended, watch), daemon=True)
     listener.start()
-    arguments = (_pickled(function), queue)
     with ProcessPoolExecutor(workers, context, _start, arguments) as pool:
         futures = {pool.submit(_work, number, job): number for number, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
                 yield _outcome(futures[future], future)
-        finally:
-            for future in futures:
-                future.cancel()
-            queue.put(None)
+        finally:  # also after Ctrl-C: running jobs end at once, their progress is on disk
+            end.send(None)
             listener.join()
 
 
@@ -111,30 +110,32 @@ def _pickled(function: Function) -> bytes:
         ) from None
 
 
-def _start(pickled: bytes, queue: Any) -> None:
+def _start(pickled: bytes, say: Connection, lock: Any, ended: Connection) -> None:
     """Prepare a worker process; it ends when its parent does, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _here.update(function=pickle.loads(pickled), queue=queue)
+    threading.Thread(target=_end_with, args=([parent.sentinel, ended],), daemon=True).start()
+    _here.update(function=pickle.loads(pickled), say=say, lock=lock)
 
 
-def _end_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
+def _end_with(ends: Sequence[Any]) -> None:
+    wait(ends)
     os._exit(1)
 
 
 def _work(number: int, job: Any) -> Result:
     def notify(done: float, total: float, note: str = "") -> None:
-        _here["queue"].put((number, done, total, note))
+        with _here["lock"]:
+            _here["say"].send((number, done, total, note))
 
     return _attempt(_here["function"], number, job, notify)
 
 
-def _listen(queue: Any, watch: Watch) -> None:
-    with contextlib.suppress(EOFError, OSError):
-        for seen in iter(queue.get, None):
-            watch(*seen)
+def _listen(seen: Connection, ended: Connection, watch: Watch) -> None:
+    """Pass on what the workers say, until the end."""
+    while seen in wait([seen, ended]):
+        watch(*seen.recv())
 
 
 def _attempt(function: Function, number: int, job: Any, notify: Any) -> Result:

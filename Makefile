@@ -1,0 +1,51 @@
+# One small command per chore; .ci/run calls the same. Try: make demo, make test
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format docs bench peers floors clean
+
+demo: $(READY)  ## the main job on embedded real data, in minutes
+	@$(VENV)/bin/polyfuse demo $(ARGS)
+
+test: $(READY)  ## all tests
+	@$(PY) -m pytest $(ARGS)
+
+check: $(READY)  ## style, types, import directions, docs
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m pytest -q tests/test_layers.py tests/test_exports.py
+	@$(MAKE) --no-print-directory docs
+
+format: $(READY)
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+docs: $(READY)
+	@$(PY) -m sphinx -W -q -b html docs docs/_build/html && echo "docs: docs/_build/html/index.html"
+
+bench: $(READY)  ## benchmarks; with the peers where `make peers` has made their environment
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+
+peers:  ## peer packages for benchmarks and parity, in environments of their own
+	@sh benchmarks/make_peers.sh $(PYTHON) .venv-peers .venv-mergekit
+
+floors:  ## the tests on the lowest versions that pyproject.toml allows
+	@$(PYTHON) -m venv --without-pip .venv-floors
+	@$(PYTHON) -m pip --python .venv-floors/bin/python install -q $(PIP_ARGS) -c floors.txt -e '.[dev]'
+	@.venv-floors/bin/python -m pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-peers .venv-mergekit .venv-floors docs/_build .mypy_cache .ruff_cache .pytest_cache
+
+# Made once; again only when what is required changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "polyfuse needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "installing into $(VENV) (once) ..."
+	@$(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) -m pip --python $(PY) install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
