@@ -150,12 +150,13 @@ def report(
         raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
     with _told("report", as_json or form == "json") as tell:
         from polyfuse.recipes.run import Run
+        from polyfuse.terminal import escaped
 
         done = Run(folder)
         board = done.scoreboard
         texts: dict[str, Callable[[], str]] = {"csv": board.to_csv, "markdown": board.to_markdown}
         text = texts.get(form)
-        tell(_facts(done), lambda: typer.echo(text(), nl=False) if text else _show(done))
+        tell(_facts(done), lambda: typer.echo(escaped(text()), nl=False) if text else _show(done))
 
 
 @app.command(epilog="Example: polyfuse predict runs/street_numbers new_images/ -o answers.csv")
@@ -175,6 +176,7 @@ def predict(
     with _told("predict", as_json) as tell:
         from polyfuse import durable, tables
         from polyfuse.recipes.run import Run
+        from polyfuse.terminal import show_text
 
         run = Run(folder)
         lines = run.predict(data, fusion=fusion, recipe=recipe)
@@ -182,7 +184,7 @@ def predict(
         durable.write_bytes(out, text.encode())
         used = fusion or run.scoreboard.best
         facts = {"out": str(out), "rows": len(lines), "fusion": used}
-        tell(facts, lambda: typer.echo(f"{out}: {len(lines):,} rows, read by {used}"))
+        tell(facts, lambda: show_text(f"{out}: {len(lines):,} rows, read by {used}"))
 
 
 @app.command(epilog="Example: polyfuse env")
@@ -279,7 +281,7 @@ def _fail(verb: str, as_json: bool, error: PolyfuseError) -> NoReturn:
 
 def _print_json(verb: str, facts: dict[str, Any]) -> None:
     document = {"schema": SCHEMA, "command": verb, **facts}
-    typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
 def _facts(run: "Run") -> dict[str, Any]:

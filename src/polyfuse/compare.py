@@ -1,25 +1,24 @@
 """Every fusion of one population on one scoreboard: score, interval, gain, cost."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyfuse import durable, predictions
+from polyfuse import durable
 from polyfuse.combine import COMBINERS, mean_probability
 from polyfuse.errors import DataError, did_you_mean
 from polyfuse.metrics import (
     LOWER_IS_BETTER,
-    METRICS,
     NEEDS_PROBABILITIES,
     Terms,
     bootstrap_counts,
     interval,
+    metrics_for,
     paired_interval,
 )
-from polyfuse.population import Population
+from polyfuse.population import Population, write_fusion
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
 from polyfuse.sequences import SEQUENCE_COMBINERS
 
@@ -72,8 +71,8 @@ def compare_fusions(
     chosen = _chosen(fusions, blank)
     fused = _members(population) + [_fuse(population, name, f) for name, f in chosen.items()]
     for entry in fused[len(population.members) :]:
-        _keep(population, entry)
-    metrics = _metrics(blank)
+        write_fusion(population, *entry)
+    metrics = metrics_for(blank)
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -117,14 +116,6 @@ def _chosen(
     return {name: FUSIONS[name] for name in fusions}
 
 
-def _metrics(blank: int | None) -> dict[str, Callable[..., Terms]]:
-    """Return the metrics that fit the task, the one that decides first."""
-    names = ["accuracy", "nll"]
-    if blank is not None:
-        names = ["string_accuracy", "character_accuracy", "nll"]
-    return {name: METRICS[name] for name in names}
-
-
 def _members(population: Population) -> list[Fused]:
     stacks = {split: population.stack(split) for split in SPLITS}
     return [
@@ -140,32 +131,6 @@ def _members(population: Population) -> list[Fused]:
 def _fuse(population: Population, name: str, combiner: Callable[..., Any]) -> Fused:
     members = tuple(member.index for member in population.members)
     return Fused(name, members, {s: np.asarray(combiner(population.stack(s))) for s in SPLITS})
-
-
-def _keep(population: Population, fused: Fused) -> None:
-    """Write a fusion's folder, unless the one that is there was made of the same members."""
-    folder = population.path / "fusions" / fused.name
-    inputs = population.fingerprint()
-    if folder.is_dir() and durable.read_json(folder / "fusion.json").get("inputs") == inputs:
-        return
-    durable.remove_folder(folder)
-    durable.make_folder(folder.parent)
-    with durable.new_folder(folder) as fresh:
-        durable.make_folder(fresh / "predictions")
-        files = {}
-        for split, array in fused.predictions.items():
-            probabilities = array.dtype.kind == "f"
-            stored = (
-                np.log(np.maximum(array, np.finfo(np.float32).tiny)) if probabilities else array
-            )
-            file = fresh / "predictions" / f"{split}.npy"
-            predictions.write(file, stored)
-            digest = hashlib.sha256(durable.read_bytes(file)).hexdigest()
-            files[f"predictions/{split}.npy"] = {"bytes": file.stat().st_size, "sha256": digest}
-        space = "log_prob" if probabilities else "label"
-        record = {"schema": SCHEMA, "name": fused.name, "members": list(fused.members)}
-        record |= {"space": space, "inputs": inputs, "files": files}
-        durable.write_json(fresh / "fusion.json", record)
 
 
 def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:
@@ -191,10 +156,9 @@ def _score(
     labels = population.labels(split)
     if labels is None:
         return {}
-    options = {"blank": population.index["blank"]}
     return {
         entry.name: {
-            name: _terms(name, metric, entry.predictions[split], labels, options)
+            name: _terms(name, metric, entry.predictions[split], labels)
             for name, metric in metrics.items()
         }
         for entry in fused
@@ -206,12 +170,10 @@ def _terms(
     metric: Callable[..., Terms],
     prediction: NDArray[Any],
     labels: NDArray[np.int64],
-    options: Mapping[str, Any],
 ) -> Terms | None:
     if name in NEEDS_PROBABILITIES and prediction.dtype.kind != "f":
         return None
-    takes = options if name in ("string_accuracy", "character_accuracy") else {}
-    return metric(prediction, labels, **takes)
+    return metric(prediction, labels)
 
 
 def _counts(population: Population, split: str, replicates: int, seed: int) -> NDArray[np.float32]:
@@ -266,8 +228,7 @@ def _out_of_fold(
     name, metric = next(iter(metrics.items()))
     if labels is None or not said.any():
         return None
-    options = {"blank": population.index["blank"]}
-    terms = _terms(name, metric, logits[said], labels[said], options)
+    terms = _terms(name, metric, logits[said], labels[said])
     assert terms is not None  # logits are floating
     counts = _counts(population, "train", replicates, seed)[:, said]
     result: dict[str, Any] = {"rows": int(said.sum()), "metric": name}

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,7 @@ from polyfuse.errors import DiskError, PolyfuseError, RunError, printable
 Buffer = bytes | bytearray | memoryview
 JSON_LIMIT = 16 << 20
 _MARK = ".polyfuse-"
+_ATTEMPT = re.compile(rf"\.([^/]+){re.escape(_MARK)}[0-9]+-[0-9a-f]+\.tmp")  # a temporary name
 _FACTS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -274,7 +276,8 @@ def locked(folder: Path) -> Iterator[None]:
         >>> with locked(Path(tempfile.mkdtemp())):
         ...     pass
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    # One lock a path and thread: a run that holds it may call what takes it again.
+    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
     with _disk_errors(folder / ".lock", 0):
         try:
             lock.acquire()
@@ -361,7 +364,8 @@ def _disk_errors(path: Path, size: int) -> Iterator[None]:
         code = error.errno or 0
         fact = _FACTS.get(code, error.strerror or str(error))
         fix = _FIXES.get(code, "name another output folder")
-        raise DiskError(f"cannot write '{path}': {fact}{_space(path, size)}; {fix}") from error
+        shown = printable(_ATTEMPT.sub(r"\1", str(path)))
+        raise DiskError(f"cannot write '{shown}': {fact}{_space(path, size)}; {fix}") from error
 
 
 def _space(path: Path, size: int) -> str:

@@ -29,7 +29,8 @@ def environment() -> dict[str, str]:
     facts = {"python": platform.python_version(), "system": platform.platform()}
     facts |= {name: _version(name) for name in PACKAGES}
     facts["cpu"] = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    facts["accelerator"] = str(torch.accelerator.current_accelerator() or "none")
+    found = torch.accelerator.is_available()
+    facts["accelerator"] = str(torch.accelerator.current_accelerator()) if found else "none"
     return facts
 
 

@@ -94,11 +94,13 @@ class Fitted(NamedTuple):
         state: weights of the best epoch, on the CPU.
         best_epoch: from 1.
         history: one dict an epoch: epoch, rate, loss, stopping_loss.
+        fingerprint: a SHA-256 over all that decides the weights: data, rows, options, seed.
     """
 
     state: dict[str, Tensor]
     best_epoch: int
     history: list[dict[str, float]]
+    fingerprint: str
 
 
 class OutOfTime(Exception):
@@ -159,7 +161,7 @@ def fit_member(
             run.save(resume)
             last = run.history[-1]
             notify(len(run.history), options.epochs, f"loss {last['stopping_loss']:.3f}")
-    return Fitted(run.best, run.best_epoch, run.history)
+    return Fitted(run.best, run.best_epoch, run.history, run.key)
 
 
 class _Training:
@@ -176,6 +178,7 @@ class _Training:
     ) -> None:
         self.split, self.learn, self.stop = split, learn, stop
         self.options, self.seed = options, seed
+        _check_batches(model, len(learn), options.batch_size)
         self.fabric = _fabric(options)
         self.bare = model
         self.optimizer = options.optimizer(model.parameters())
@@ -315,6 +318,17 @@ class _Training:
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _check_batches(model: nn.Module, rows: int, size: int) -> None:
+    """Refuse batches of one row for batch-norm, which has no deviation of one."""
+    smallest = rows // max(1, math.ceil(rows / size))
+    kind = nn.modules.batchnorm._BatchNorm
+    if smallest < 2 and any(isinstance(module, kind) for module in model.modules()):
+        raise TrainingError(
+            f"batch-norm needs 2 or more rows a batch, but {rows} learning rows in batches of "
+            f"{size} leave one alone; type a larger batch_size, or bring more rows"
+        )
 
 
 def _fabric(options: FitOptions) -> "Fabric":

@@ -42,7 +42,7 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
     with evaluating(model):
         parts = [
             model(split.inputs(part).to(device)).float().cpu()
-            for part in np.array_split(chosen, math.ceil(len(chosen) / PREDICT_BATCH))
+            for part in np.array_split(chosen, max(1, math.ceil(len(chosen) / PREDICT_BATCH)))
         ]
     logits = torch.cat(parts).numpy()
     if not np.isfinite(logits).all():

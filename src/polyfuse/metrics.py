@@ -6,6 +6,7 @@ sample was drawn. `METRICS` is the one list of names that recipes may use.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +132,25 @@ METRICS: dict[str, Callable[..., Terms]] = {
 }
 LOWER_IS_BETTER = frozenset({"nll"})
 NEEDS_PROBABILITIES = frozenset({"nll"})
+
+
+def metrics_for(blank: int | None) -> dict[str, Callable[..., Terms]]:
+    """Return the metrics that fit a task by name, the one that decides first.
+
+    Args:
+        blank: the class that means "no character"; None outside character strings.
+
+    Example:
+        >>> list(metrics_for(None)), list(metrics_for(10))[0]
+        (['accuracy', 'nll'], 'string_accuracy')
+    """
+    if blank is None:
+        return {"accuracy": accuracy, "nll": nll}
+    return {
+        "string_accuracy": partial(string_accuracy, blank=blank),
+        "character_accuracy": partial(character_accuracy, blank=blank),
+        "nll": nll,
+    }
 
 
 def bootstrap_counts(

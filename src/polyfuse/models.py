@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from polyfuse.errors import PolyfuseError
+
 
 class CharacterCNN(nn.Module):
     """A convolutional trunk with one classifier a character position (Goodfellow et al. 2013).
@@ -72,10 +74,15 @@ def mlp(
         layers: hidden layers, 1 or more.
         dropout: share of hidden units dropped.
 
+    Raises:
+        PolyfuseError: no hidden layer.
+
     Example:
         >>> mlp(inputs=4, classes=3)(torch.zeros(2, 2, 2)).shape
         torch.Size([2, 3])
     """
+    if layers < 1:
+        raise PolyfuseError(f"layers={layers}; an MLP needs 1 or more hidden layers")
     sizes = [inputs] + [hidden] * layers
     parts: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise(sizes):

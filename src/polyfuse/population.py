@@ -12,16 +12,16 @@ A member appears whole or not at all; `member.json` vouches for its files.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polyfuse import durable, predictions
+from polyfuse import durable, predictions, records
 from polyfuse.checkpoints import safetensors
 from polyfuse.data.base import Split, Splits
 from polyfuse.errors import DataError, RunError, printable
@@ -86,7 +86,7 @@ class Member:
         return predictions.parse(*self._checked(f"rows/{part}.npy"))
 
     def _checked(self, name: str) -> tuple[bytes, str]:
-        return _checked(self.path, name, self.record["files"])
+        return records.checked(self.path, name, self.record["files"])
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Population:
     def names(self, split: str) -> list[str]:
         """Return the names of a split's rows."""
         record = self.index
-        raw, _ = _checked(self.path / "labels", f"{split}_names.json", record["files"])
+        raw, _ = records.checked(self.path / "labels", f"{split}_names.json", record["files"])
         return [str(name) for name in json.loads(raw)]
 
     def stack(self, split: str) -> Floats:
@@ -178,8 +178,8 @@ class Population:
     def fused(self, name: str, split: str) -> NDArray[Any]:
         """Return a fusion's stored answer: log-probabilities, or classes where it is a vote."""
         folder = self.path / "fusions" / name
-        files = durable.read_json(folder / "fusion.json")["files"]
-        return predictions.parse(*_checked(folder, f"predictions/{split}.npy", files))
+        files = _fusion_record(folder)["files"]
+        return predictions.parse(*records.checked(folder, f"predictions/{split}.npy", files))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the records of all members and the labels."""
@@ -192,7 +192,7 @@ class Population:
         files = self.index["files"]
         if name not in files:
             return None
-        return predictions.parse(*_checked(self.path / "labels", name, files))
+        return predictions.parse(*records.checked(self.path / "labels", name, files))
 
 
 def write_labels(root: Path, splits: Splits) -> None:
@@ -224,7 +224,7 @@ def write_labels(root: Path, splits: Splits) -> None:
             "blank": splits.train.blank,
             "inputs": list(splits.train.inputs(np.array([0])).shape[1:]),
             "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
-            "files": _digests(fresh),
+            "files": records.digests(fresh),
         }
         durable.write_json(fresh / "index.json", index)
 
@@ -260,9 +260,67 @@ def write_member(
             durable.make_folder(fresh / folder)
             for name, array in arrays.items():
                 predictions.write(fresh / folder / f"{name}.npy", array)
-        complete = {"schema": SCHEMA, **record, "files": _digests(fresh)}
+        complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
         durable.write_json(fresh / "member.json", complete)
     return _open_member(path)
+
+
+def write_fusion(
+    population: Population,
+    name: str,
+    members: Sequence[int],
+    answers: Mapping[str, NDArray[Any]],
+) -> None:
+    """Keep a fusion's answers, in place of other ones of that name.
+
+    Args:
+        population: whose members were fused.
+        name: of the fusion.
+        members: their indices.
+        answers: by split: probabilities, kept as their logs, or decided classes.
+
+    Raises:
+        RunError: a half-written fusion stands in the way.
+        DiskError: the file system refused.
+
+    Example:
+        >>> write_fusion.__name__
+        'write_fusion'
+    """
+    folder = population.path / "fusions" / name
+    durable.make_folder(folder.parent)
+    votes = all(answer.dtype.kind in "iu" for answer in answers.values())
+    with durable.new_folder(folder) as fresh:
+        durable.make_folder(fresh / "predictions")
+        for split, answer in answers.items():
+            kept = answer if votes else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
+            predictions.write(fresh / "predictions" / f"{split}.npy", kept)
+        record = {
+            "schema": SCHEMA,
+            "name": name,
+            "members": list(members),
+            "space": "label" if votes else "log_prob",
+            "inputs": population.fingerprint(),
+            "files": records.digests(fresh),
+        }
+        durable.write_json(fresh / "fusion.json", record)
+        if folder.is_dir() and _fusion_record(folder) != record:
+            durable.remove_folder(folder)  # else the same stands there, and ours is thrown away
+
+
+def _fusion_record(folder: Path) -> Mapping[str, Any]:
+    try:
+        record = durable.read_json(folder / "fusion.json")
+    except RunError:
+        record = None
+    files = record.get("files") if isinstance(record, dict) else None
+    if not records.are_files(files) or record.get("schema") != SCHEMA:
+        raise RunError(
+            f"'{printable(folder)}' is half-written or damaged: fusion.json is missing or no "
+            "record; delete the folder and run the same command again (fusions are made again, "
+            "members are kept)"
+        )
+    return dict(record)
 
 
 def _write_split(folder: Path, name: str, split: Split) -> None:
@@ -270,17 +328,6 @@ def _write_split(folder: Path, name: str, split: Split) -> None:
         if array is not None:
             predictions.write(folder / f"{name}{suffix}.npy", array)
     durable.write_json(folder / f"{name}_names.json", list(split.names))
-
-
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        p.relative_to(folder).as_posix(): {
-            "bytes": p.stat().st_size,
-            "sha256": hashlib.sha256(durable.read_bytes(p)).hexdigest(),
-        }
-        for p in files
-    }
 
 
 def _open_member(path: Path) -> Member:
@@ -318,7 +365,7 @@ def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         return False
     numbers = (record.get("index"), record.get("parameters"))
-    return _are_files(record.get("files")) and all(
+    return records.are_files(record.get("files")) and all(
         isinstance(number, int) and number >= 0 for number in numbers
     )
 
@@ -331,30 +378,10 @@ def _is_index(record: Any) -> bool:
     return (
         isinstance(record.get("fingerprint"), str)
         and isinstance(record.get("blank"), int | None)
-        and _are_files(record.get("files"))
+        and records.are_files(record.get("files"))
         and isinstance(splits, dict)
         and all(isinstance(splits.get(name), dict) for name in Splits._fields)
         and all(isinstance(splits[name].get("rows"), int) for name in Splits._fields)
-    )
-
-
-def _are_files(files: Any) -> bool:
-    """Tell whether a record's files are names that stay in its folder, with size and digest."""
-    return (
-        isinstance(files, dict)
-        and all(
-            name == PurePosixPath(name).as_posix()
-            and ".." not in name
-            and not name.startswith("/")
-            and len(name) < 256
-            for name in files
-        )
-        and all(
-            isinstance(facts, dict)
-            and isinstance(facts.get("bytes"), int)
-            and isinstance(facts.get("sha256"), str)
-            for facts in files.values()
-        )
     )
 
 
@@ -367,17 +394,3 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
             "name a new folder with --out"
         )
     return dict(record)
-
-
-def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return the bytes of a file that its record vouches for, and its path for an error message."""
-    shown = printable(folder / name)
-    if name not in files:
-        raise RunError(f"'{shown}' is in no record of '{printable(folder)}'")
-    raw = durable.read_bytes(folder / name)
-    if hashlib.sha256(raw).hexdigest() != files[name]["sha256"]:
-        raise RunError(
-            f"'{shown}' was changed after it was committed (SHA-256 differs); restore it, or "
-            f"delete '{printable(folder)}' and run the same command again"
-        )
-    return raw, shown

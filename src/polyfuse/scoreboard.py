@@ -139,13 +139,26 @@ def read_scoreboard(path: str | Path) -> Scoreboard:
         Traceback (most recent call last):
         polyfuse.errors.RunError: cannot read '/no/such/run/leaderboard.json': No such ...
     """
-    document = durable.read_json(Path(path) / "leaderboard.json")
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    try:
+        document = durable.read_json(Path(path) / "leaderboard.json")
+    except RunError as error:
+        raise RunError(f"{error}; run the same recipe again to build it") from None
+    board = Scoreboard(document)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _whole(board):
         raise RunError(
-            f"'{path}/leaderboard.json' has no schema {SCHEMA}; "
+            f"'{path}/leaderboard.json' is no scoreboard of schema {SCHEMA}; "
             "run the same recipe again to rebuild it"
         )
-    return Scoreboard(document)
+    return board
+
+
+def _whole(board: Scoreboard) -> bool:
+    """Tell whether a document from a file has all that a scoreboard shows."""
+    try:
+        str(board), board.to_csv(), board.row(board.best)
+        return all({"kind", "members"} <= row.keys() for row in board.rows)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, RunError):
+        return False
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:

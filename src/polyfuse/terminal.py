@@ -78,7 +78,8 @@ class Bars:
             self._draw(name, done, total, printable(note))
         elif done >= total and name not in self._done and not self._quiet:
             self._done.add(name)
-            print(f"{name}: {total:,.0f} done {printable(note)}".rstrip(), file=sys.stderr)  # noqa: T201  # this is the terminal
+            line = f"{printable(name)}: {total:,.0f} done {printable(note)}".rstrip()
+            print(line, file=sys.stderr)  # noqa: T201  # this is the terminal
 
     def _draw(self, name: str, done: float, total: float, note: str) -> None:
         if name not in self._tasks:
@@ -105,7 +106,7 @@ def show_table(table: Table) -> None:
         padding=(0, 1) if console.width >= WIDE else 0,
     )
     for i, column in enumerate(table.columns):
-        drawn.add_column(Text(column), justify="left" if i == 0 else "right")
+        drawn.add_column(Text(printable(column)), justify="left" if i == 0 else "right")
     for i, row in enumerate(table.rows):
         style = "bold green" if i in table.bold else ""
         drawn.add_row(*(Text(printable(cell)) for cell in row), style=style)
@@ -119,7 +120,7 @@ def show_text(text: str) -> None:
         >>> show_text("[b]hello")
         [b]hello
     """
-    _stdout().print(Text(text), soft_wrap=not sys.stdout.isatty())
+    _stdout().print(Text(escaped(text)), soft_wrap=not sys.stdout.isatty())
 
 
 def show_error(text: str) -> None:
@@ -129,7 +130,17 @@ def show_error(text: str) -> None:
         >>> show_error("the disk is full")
     """
     console = Console(stderr=True)
-    console.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), escaped(text)), soft_wrap=True)
+
+
+def escaped(text: str) -> str:
+    r"""Return text with its control characters escaped and its lines kept.
+
+    Example:
+        >>> escaped("one\ntwo\x1b[31m")
+        'one\ntwo\\x1b[31m'
+    """
+    return "\n".join(printable(line, limit=len(line) * 10) for line in text.split("\n"))
 
 
 def _stdout() -> Console:

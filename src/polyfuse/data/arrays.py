@@ -96,6 +96,7 @@ def arrays(*, path: str, blank: int | None = None) -> Splits:
     Args:
         path: holds `train_inputs`, `train_labels`, `val_inputs`, `val_labels`, `test_inputs`, and
             optionally `test_labels` and `train_groups`, `val_groups`, `test_groups`.
+            Inputs of type uint8 with four axes are images: 0 to 255 is read as 0 to 1.
         blank: the class that means "no character", for character strings only.
 
     Raises:
@@ -125,9 +126,21 @@ def arrays(*, path: str, blank: int | None = None) -> Splits:
 def _split(held: dict[str, NDArray[Any]], name: str, blank: int | None, path: str) -> Arrays:
     labels, groups = held.get(f"{name}_labels"), held.get(f"{name}_groups")
     try:
-        return Arrays(held[f"{name}_inputs"], labels, groups, blank=blank)
+        return Arrays(pixels(held[f"{name}_inputs"]), labels, groups, blank=blank)
     except DataError as error:
         raise DataError(f"'{printable(path)}', {name} split: {error}") from None
+
+
+def pixels(array: NDArray[Any]) -> NDArray[Any]:
+    """Return uint8 images, four axes, as floats from 0 to 1, and other arrays as they are.
+
+    Example:
+        >>> images = np.full((2, 3, 4, 4), 255, np.uint8)
+        >>> float(pixels(images).max()), int(pixels(images[:, 0, 0]).max())
+        (1.0, 255)
+    """
+    is_images = array.dtype == np.uint8 and array.ndim == 4
+    return array / np.float32(255) if is_images else array
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfuse import predictions
-from polyfuse.data.arrays import Arrays
+from polyfuse.data.arrays import Arrays, pixels
 from polyfuse.data.base import Rows, Split
 from polyfuse.errors import DataError, printable
 
@@ -58,7 +58,7 @@ def new_inputs(path: str | Path, shape: Sequence[int]) -> Split:
     Args:
         path: a folder with png, jpg, bmp, gif, tiff or webp files, or a `.npy` file.
         shape: of one input of the run, for example `(3, 24, 64)`. Images are resized to it; an
-            array must have it, or `(24, 64, 3)`. Whole numbers from 0 to 255 are read as 0 to 1.
+            array must have it, or `(24, 64, 3)`. Of uint8 images 0 to 255 is read as 0 to 1.
 
     Raises:
         DataError: nothing there, files that are no images (all named), another shape.
@@ -133,5 +133,7 @@ def _array(array: NDArray[Any], shape: Sequence[int], shown: str) -> Arrays:
         array = np.moveaxis(array, -1, 1)
     if array.shape[1:] != wanted:
         raise DataError(f"'{shown}' has shape {array.shape}; the run takes (n, {str(wanted)[1:]}")
-    scaled = array / np.float32(255) if array.dtype == np.uint8 else array
-    return Arrays(np.ascontiguousarray(scaled))
+    try:
+        return Arrays(np.ascontiguousarray(pixels(array)))
+    except DataError as error:
+        raise DataError(f"'{shown}': {error}") from None

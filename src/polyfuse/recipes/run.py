@@ -386,7 +386,6 @@ def _texts(node: Any) -> Iterator[str]:
     """Yield every text in a recipe's tree."""
     if isinstance(node, str):
         yield node
-    for child in (
-        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    ):
-        yield from _texts(child)
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _texts(child)

@@ -7,6 +7,7 @@ the user names, their own as `package.module:function`; its options are that fun
 import importlib
 import inspect
 import math
+import os
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -72,7 +73,7 @@ class _Recipe(BaseModel):
     training: Any
     fit: Any = {}
     fusions: list[Any] = ["mean_probability"]
-    scoreboard: _Scoreboard = _Scoreboard()
+    scoreboard: Any = {}
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         20
     """
     outline = _validated(_Recipe, source.tree, (), source)
+    scoreboard = _validated(_Scoreboard, source.tree.get("scoreboard", {}), ("scoreboard",), source)
     found = {
         key: _component(source, tuple(key.split(".")), kind, trusted)
         for key, kind in KINDS.items()
@@ -142,7 +144,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         strategy=_with_defaults(found["training"], seed),
         options=options,
         fusions=fusions,
-        replicates=outline.scoreboard.replicates,
+        replicates=scoreboard.replicates,
     )
 
 
@@ -210,8 +212,9 @@ def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: Trust
 
 
 def _imported(module: str, attribute: str) -> Any:
-    if "" not in sys.path:
-        sys.path.append("")  # the user's own modules lie where they work
+    here = os.getcwd()  # the user's own modules lie where they work; workers get this path, too
+    if here not in sys.path:
+        sys.path.append(here)
     return getattr(importlib.import_module(module), attribute)
 
 

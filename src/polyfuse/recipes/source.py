@@ -41,7 +41,8 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         """Return the fault as one line."""
-        return f"{self.where}: {self.key + ': ' if self.key else ''}{self.message}"
+        key = f"{printable(self.key)}: " if self.key else ""
+        return f"{self.where}: {key}{self.message}"
 
 
 @dataclass

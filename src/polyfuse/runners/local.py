@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from polyfuse.errors import PolyfuseError, TrainingError
+from polyfuse.errors import PolyfuseError, TrainingError, printable
 from polyfuse.runners.base import Function, Result, Watch
 
 # What a worker process works with; set once, by _start.
@@ -77,16 +77,20 @@ def _in_processes(
     seen, say = context.Pipe(duplex=False)
     ended, end = context.Pipe(duplex=False)
     arguments = (_pickled(function), say, context.Lock(), ended)
-    listener = threading.Thread(target=_listen, args=(seen, ended, watch), daemon=True)
+    faults: list[BaseException] = []
+    listener = threading.Thread(target=_listen, args=(seen, ended, watch, faults), daemon=True)
     listener.start()
     with ProcessPoolExecutor(workers, context, _start, arguments) as pool:
         futures = {pool.submit(_work, number, job): number for number, job in enumerate(jobs)}
+        pool.submit(int)  # wakes the pool, which else overlooks the death of its last process
         try:
             for future in as_completed(futures):
                 yield _outcome(futures[future], future)
         finally:  # also after Ctrl-C: running jobs end at once, their progress is on disk
             end.send(None)
             listener.join()
+    if faults:
+        raise faults[0]
 
 
 def _outcome(number: int, future: Future[Result]) -> Result:
@@ -116,7 +120,18 @@ def _start(pickled: bytes, say: Connection, lock: Any, ended: Connection) -> Non
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=([parent.sentinel, ended],), daemon=True).start()
-    _here.update(function=pickle.loads(pickled), say=say, lock=lock)
+    _here.update(say=say, lock=lock)
+    try:
+        _here["function"] = pickle.loads(pickled)
+    except Exception as error:  # the jobs tell; a fault here would look like a killed process
+        _here["function"] = partial(_cannot_load, printable(error))
+
+
+def _cannot_load(reason: str, job: object, notify: object) -> None:
+    raise TrainingError(
+        f"a worker process cannot load the functions of the job ({reason}); "
+        "define them in a module that can be imported, or use workers=1"
+    )
 
 
 def _end_with(ends: Sequence[Any]) -> None:
@@ -132,10 +147,14 @@ def _work(number: int, job: Any) -> Result:
     return _attempt(_here["function"], number, job, notify)
 
 
-def _listen(seen: Connection, ended: Connection, watch: Watch) -> None:
-    """Pass on what the workers say, until the end."""
+def _listen(seen: Connection, ended: Connection, watch: Watch, faults: list[BaseException]) -> None:
+    """Pass on what the workers say, until the end; go on listening where `watch` fails."""
     while seen in wait([seen, ended]):
-        watch(*seen.recv())
+        message = seen.recv()
+        try:
+            watch(*message)
+        except Exception as error:
+            faults.append(error)
 
 
 def _attempt(function: Function, number: int, job: Any, notify: Any) -> Result:

@@ -4,17 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from polyfuse import durable
+from polyfuse.combine import mean_probability
 from polyfuse.data.base import Rows, Split, Splits
 from polyfuse.determinism import seeded, threads
 from polyfuse.errors import TrainingError
 from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
 from polyfuse.inference import check_labels, predict
+from polyfuse.metrics import metrics_for
 from polyfuse.population import Population, write_labels, write_member
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
@@ -83,7 +86,20 @@ def train(
     durable.make_folder(root / "members")
     durable.make_folder(root / "resume")
     _check(task)
-    write_labels(root, task.splits)
+    with durable.locked(root):
+        durable.remove_leftovers(root)
+        write_labels(root, task.splits)
+        return _train_missing(strategy, task, root, runner or LocalRunner(), deadline, watch)
+
+
+def _train_missing(
+    strategy: Strategy,
+    task: Task,
+    root: Path,
+    runner: Runner,
+    deadline: float | None,
+    watch: Watch,
+) -> Population:
     population = Population.open(root)
     for member in population.members:  # killed between its commit and this removal
         durable.remove(_resume_file(root, member.index))
@@ -95,7 +111,7 @@ def train(
             watch(jobs[number].index, done, total, note)  # type: ignore[index]  # bound to this round
 
         failed = []
-        for result in (runner or LocalRunner()).map(function, jobs, seen):
+        for result in runner.map(function, jobs, seen):
             if result.error:
                 failed.append(f"member {jobs[result.number].index}: {result.error}")
             elif result.value:
@@ -157,7 +173,9 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         **job.facts,
         "seed": job.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "fingerprint": fitted.fingerprint,
         "best_epoch": fitted.best_epoch,
+        "scores": _scores(logits, splits),
         "history": fitted.history,
     }
     rows: Mapping[str, Rows] = {
@@ -166,6 +184,21 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         "held_out": job.held_out,
     }
     write_member(root, record, fitted.state, logits, rows)
+
+
+def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[str, Any]:
+    """Return the member's own scores by split; on train over the rows that it did not see."""
+    found: dict[str, Any] = {}
+    for name, split in splits._asdict().items():
+        said = np.isfinite(logits[name]).all(tuple(range(1, logits[name].ndim)))
+        if split.labels is None or not said.any():
+            continue
+        prediction = mean_probability(logits[name][said][None])
+        found["out_of_fold" if name == "train" else name] = {
+            metric: score(prediction, split.labels[said]).value
+            for metric, score in metrics_for(split.blank).items()
+        }
+    return found
 
 
 def _out_of_fold(model: nn.Module, split: Split, held_out: Rows) -> NDArray[np.float32]:

@@ -1,0 +1,362 @@
+"""Kill a command before every call that writes, and fail every such call: what is left is whole.
+
+    python crash.py SCENARIO FOLDER
+
+A clean run in a forked child counts the write-like calls that `polyfuse.durable` makes. Then, for
+each of them, by its number: a run that SIGKILLs itself before the call; a run in which the call
+fails with EIO; one in which the disk is full from that call on; one in which a write is short.
+After each run
+
+- every final name has the bytes it had before, or bytes that the clean run committed under that
+  name; what was there before is still there;
+- an injected error was raised as a PolyfuseError that names the file, and left nothing temporary;
+- the plain command succeeds in a fresh process, its outputs are equal to the clean run's byte for
+  byte (clock times in JSON apart), and nothing temporary is left;
+- for a sample: the same after a second kill, during the recovery.
+
+Every call of every scenario is tried; none is sampled. Two things save time and lose nothing. What
+a command makes of a folder depends on the folder alone, so a folder that was recovered from once
+is not recovered from again (names of temporary files apart). And `fsync` is counted, not carried
+out: a killed process loses nothing that was written; power cuts have their own rig.
+
+Children are forked from a parent that has imported everything, and that never runs `backward`.
+"""
+
+import contextlib
+import errno
+import gc
+import hashlib
+import importlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polyfuse import durable
+from polyfuse.errors import PolyfuseError
+
+KINDS = frozenset(
+    [
+        "open",
+        "write",
+        "posix_fallocate",
+        "fsync",
+        "replace",
+        "rename",
+        "link",
+        "unlink",
+        "mkdir",
+        "rmtree",
+    ]
+)
+COMMITS = frozenset({"replace", "rename", "link"})
+TAKES_SPACE = frozenset({"open", "write", "posix_fallocate", "mkdir"})
+CLEANS_UP = frozenset({"unlink", "rmtree"})
+TEMPORARY = re.compile(r"\.([^/]+)\.polyfuse-\d+-[0-9a-f]+\.tmp(?=/|$)")
+CLOCK = frozenset({"milliseconds", "seconds"})
+RECRASHES = 15
+Tree = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What to disturb.
+
+    Attributes:
+        setup: fills a folder; runs once, in a child.
+        command: what is disturbed; cleans up after killed runs before it does anything else.
+        modules: imported before the first fork.
+        warm: called before the first fork; must not run `backward`.
+        rebuilt: starts of names that may be absent for a while though they were there before.
+    """
+
+    setup: Callable[[Path], None]
+    command: Callable[[Path], None]
+    modules: tuple[str, ...] = ()
+    warm: Callable[[], Any] = lambda: None
+    rebuilt: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """What happens at which call, and what has been called so far."""
+
+    root: Path
+    action: str = "count"
+    at: int = 0
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    committed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    opened: dict[int, str] = field(default_factory=dict)
+
+    def call(self, kind: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Count a call, and disturb it if its turn has come."""
+        if kind == "open" and not args[1] & os.O_CREAT:
+            descriptor = real(*args, **options)
+            self.opened[descriptor] = str(args[0])
+            return descriptor
+        self.calls.append((kind, self._touched(kind, args)))
+        if len(self.calls) == self.at or (len(self.calls) > self.at > 0 and self._still(kind)):
+            return self._act(kind, real, args)
+        return self._carry_out(kind, real, args, options)
+
+    def _touched(self, kind: str, args: tuple[Any, ...]) -> str:
+        place = args[1] if kind in COMMITS else args[0]
+        path = self.opened[place] if isinstance(place, int) else str(place)
+        return final(os.path.relpath(path, self.root))
+
+    def _still(self, kind: str) -> bool:
+        """A disk that is full stays full; all other faults happen once."""
+        return self.action == "ENOSPC" and kind in TAKES_SPACE
+
+    def _act(self, kind: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if self.action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.action == "short":
+            return real(args[0], args[1][: max(1, len(args[1]) // 2)])
+        if kind == "rmtree":  # it was called with ignore_errors: a failure is silent
+            return None
+        code = getattr(errno, self.action)
+        raise OSError(code, os.strerror(code), self.calls[-1][1])
+
+    def _carry_out(
+        self, kind: str, real: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        if kind == "fsync":
+            return None
+        result = real(*args, **options)
+        if kind == "open":
+            self.opened[result] = str(args[0])
+        if kind in COMMITS:
+            self._record(Path(args[1]))
+        return result
+
+    def _record(self, path: Path) -> None:
+        inside = tree(path) if path.is_dir() else {"": digest(path)}
+        for name, sha in inside.items():
+            self.committed[os.path.normpath(path.relative_to(self.root) / name)].add(sha)
+
+
+class Shim:
+    """Stands in for a module inside durable.py: calls that write go through a plan."""
+
+    def __init__(self, module: Any, plan: Plan) -> None:
+        self.module, self.plan = module, plan
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.module, name)
+        return partial(self.plan.call, name, real) if name in KINDS else real
+
+
+def digest(path: Path) -> str:
+    """Return a SHA-256 of a file; of JSON without clock times."""
+    raw = path.read_bytes()
+    if path.suffix == ".json":
+        with contextlib.suppress(ValueError):
+            raw = json.dumps(timeless(json.loads(raw))).encode()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def timeless(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: timeless(value) for key, value in node.items() if key not in CLOCK}
+    return [timeless(child) for child in node] if isinstance(node, list) else node
+
+
+def tree(folder: Path) -> Tree:
+    """Return what is in a folder, by relative name; the lock file is nobody's output."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.name != ".lock")
+    return {str(p.relative_to(folder)): "" if p.is_dir() else digest(p) for p in paths}
+
+
+def final(name: str) -> str:
+    """Return the name that a temporary one stands for."""
+    return TEMPORARY.sub(r"\1", name)
+
+
+def forked(function: Callable[[], Any]) -> Any:
+    """Run a function in a forked child; return its value, or None where SIGKILL ended it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        gc.disable()  # it would touch, and so copy, the parent's pages
+        os.close(reading)
+        try:
+            answer = {"value": function()}
+        except BaseException:
+            answer = {"crash": traceback.format_exc()}
+        with open(writing, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return None
+    answer = json.loads(text)
+    if "crash" in answer:
+        raise AssertionError(answer["crash"])
+    return answer["value"]
+
+
+def attempt(command: Callable[[Path], None], plan: Plan) -> dict[str, Any]:
+    """Run a command under a plan; its errors become values. Only ever called in a child."""
+    durable.os, durable.shutil = Shim(os, plan), Shim(shutil, plan)  # type: ignore[assignment]
+    error = None
+    try:
+        command(plan.root)
+    except PolyfuseError as raised:
+        error = str(raised)
+    committed = {name: sorted(hashes) for name, hashes in plan.committed.items()}
+    return {"error": error, "calls": plan.calls, "committed": committed}
+
+
+class Harness:
+    """All trials of one scenario."""
+
+    def __init__(self, scenario: Scenario, work: Path) -> None:
+        for module in scenario.modules:
+            importlib.import_module(module)
+        scenario.warm()
+        gc.freeze()  # the children share its pages
+        self.scenario = scenario
+        self.prepared, self.trial = work / "prepared", work / "trial"
+        self.failures: list[str] = []
+        self.recovered: set[tuple[tuple[str, str], ...]] = set()
+        self.trials = 0
+        self.prepared.mkdir()
+        forked(lambda: scenario.setup(self.prepared))
+        self.before = tree(self.prepared)
+        clean = self.disturb("count", 0)
+        self.calls, self.after = clean["calls"], tree(self.trial)
+        self.allowed = {name: {sha} for name, sha in self.before.items()}
+        for name, hashes in clean["committed"].items():
+            self.allowed.setdefault(name, set()).update(hashes)
+        if clean["error"] or not self.calls or any(final(name) != name for name in self.after):
+            raise AssertionError(f"the undisturbed command is not in order: {clean}")
+
+    def run(self) -> None:
+        """Try everything."""
+        for n, (kind, touched) in enumerate(self.calls, 1):
+            for action in ("kill", *faults(kind)):
+                label = f"{action} at call {n}, {kind} of {touched}"
+                with self.noting(label):
+                    answer = self.disturb(action, n)
+                    self.check_names()
+                    self.check_answer(action, kind, touched, answer)
+                    self.recover()
+        for n, m in self.sample():
+            with self.noting(f"kill at call {n}, and again at call {m} of the recovery"):
+                self.disturb("kill", n)
+                self.disturb("kill", m, again=True)
+                self.check_names()
+                self.recover()
+
+    def sample(self) -> list[tuple[int, int]]:
+        most = len(self.calls)
+        pairs = [(n, m) for n in range(2, most + 1) for m in range(1, most - n + 3)]
+        return random.Random(0).sample(pairs, min(RECRASHES, len(pairs)))
+
+    @contextlib.contextmanager
+    def noting(self, label: str) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as error:
+            self.failures.append(f"{label}: {error}")
+
+    def disturb(self, action: str, at: int, *, again: bool = False) -> Any:
+        """Run the command in a child, on a fresh copy of the prepared folder or on what is left."""
+        self.trials += 1
+        if not again:
+            shutil.rmtree(self.trial, ignore_errors=True)
+            shutil.copytree(self.prepared, self.trial)
+        return forked(lambda: attempt(self.scenario.command, Plan(self.trial, action, at)))
+
+    def check_names(self) -> None:
+        """Under a final name there is only what was there before, or what a clean run commits."""
+        left = tree(self.trial)
+        for name, sha in left.items():
+            if final(name) == name and sha and sha not in self.allowed.get(name, ()):
+                raise AssertionError(f"'{name}' is neither its old nor its new version")
+        lost = [n for n in self.before if n not in left and not n.startswith(self.scenario.rebuilt)]
+        if lost:
+            raise AssertionError(f"lost: {lost}")
+
+    def check_answer(self, action: str, kind: str, touched: str, answer: Any) -> None:
+        """A kill kills, a short write goes unnoticed, an error is told and leaves no trace."""
+        if action == "kill":
+            if answer is not None:
+                raise AssertionError("the call was not reached")
+            return
+        error = answer["error"]
+        if action == "short" or kind == "rmtree":
+            if error:
+                raise AssertionError(f"this should have succeeded: {error}")
+        else:
+            named = [
+                os.path.relpath(p, self.trial) for p in re.findall(r"write '(.*?)'", error or "")
+            ]
+            # The sync of a folder is part of writing the file in it.
+            if not {touched} & {
+                part for n in map(final, named) for part in (n, os.path.dirname(n) or ".")
+            }:
+                raise AssertionError(f"the error does not name {touched}: {error}")
+        temporary = [name for name in tree(self.trial) if final(name) != name]
+        if temporary and kind not in CLEANS_UP:
+            raise AssertionError(f"left behind: {temporary}")
+
+    def recover(self) -> None:
+        """Run the plain command on what is left: it ends where the clean run ended."""
+        state = tuple(
+            sorted((TEMPORARY.sub(r".\1.tmp", n), sha) for n, sha in tree(self.trial).items())
+        )
+        if state in self.recovered:
+            return
+        answer = self.disturb("count", 0, again=True)
+        if answer["error"]:
+            raise AssertionError(f"the next run fails: {answer['error']}")
+        left = tree(self.trial)
+        differ = sorted(
+            n for n in left.keys() | self.after.keys() if left.get(n) != self.after.get(n)
+        )
+        if differ:
+            raise AssertionError(f"after the next run these differ from a clean run: {differ}")
+        self.recovered.add(state)
+
+
+def faults(kind: str) -> Iterator[str]:
+    """Return how a call may go wrong, other than by a kill."""
+    yield "EIO"
+    if kind in TAKES_SPACE:
+        yield "ENOSPC"
+    if kind == "write":
+        yield "short"
+
+
+def main(name: str, folder: str) -> int:
+    """Run one scenario; print what was done as JSON."""
+    from crash_scenarios import SCENARIOS
+
+    start = time.perf_counter()
+    harness = Harness(SCENARIOS[name], Path(folder))
+    harness.run()
+    facts = {"calls": len(harness.calls), "trials": harness.trials}
+    facts |= {"states": len(harness.recovered), "seconds": round(time.perf_counter() - start, 1)}
+    print(json.dumps({**facts, "failures": list(itertools.islice(harness.failures, 20))}, indent=1))
+    return 1 if harness.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

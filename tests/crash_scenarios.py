@@ -1,0 +1,205 @@
+"""What `crash.py` disturbs, by name: one entry a scenario, and mutants that it must catch.
+
+A scenario's `command` cleans up after killed runs first, as the command line does.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crash import Scenario
+from polyfuse import durable, predictions
+from polyfuse.errors import DiskError
+
+LIBRARIES = ("torch", "torch.profiler", "lightning_fabric", "sklearn.model_selection")
+PACKAGE = (
+    "polyfuse.training.loop",
+    "polyfuse.training.kfold",
+    "polyfuse.models",
+    "polyfuse.compare",
+)
+
+
+@contextlib.contextmanager
+def door(folder: Path) -> Iterator[None]:
+    """Hold the folder, and clean up after killed writers, as `polyfuse run` does."""
+    with durable.locked(folder):
+        durable.remove_leftovers(folder)
+        yield
+
+
+def empty(folder: Path) -> None:
+    """Start from nothing."""
+
+
+# k-fold -----------------------------------------------------------------------------------------
+
+
+@cache
+def two_folds() -> tuple[Any, Any]:
+    """Make the plan and the task, once, before the first fork."""
+    import lightning_fabric
+    import torch
+
+    import polyfuse
+
+    torch.set_num_threads(1)
+    lightning_fabric.Fabric(accelerator="cpu")
+    draw = np.random.default_rng(0)
+    train, val, test = (
+        polyfuse.Arrays(draw.standard_normal((n, 4)), np.arange(n) % 2) for n in (24, 8, 8)
+    )
+    task = polyfuse.Task(
+        partial(polyfuse.mlp, inputs=4, classes=2, hidden=4, dropout=0.2),
+        polyfuse.Splits(train, val, test),
+        polyfuse.FitOptions(epochs=2, batch_size=8, accelerator="cpu"),
+    )
+    return polyfuse.kfold(train, folds=2), task
+
+
+def train_two_folds(folder: Path) -> None:
+    import polyfuse
+
+    plan, task = two_folds()
+    with door(folder):
+        polyfuse.train(plan, task, folder, runner=polyfuse.LocalRunner(1))
+
+
+# predictions and submission ---------------------------------------------------------------------
+
+
+def old_predictions(folder: Path) -> None:
+    predictions.write(folder / "test.npy", np.zeros((5, 3), np.float32))
+
+
+def new_predictions(folder: Path) -> None:
+    with door(folder):
+        predictions.write(folder / "test.npy", np.ones((50, 3), np.float32))
+
+
+def old_submission(folder: Path) -> None:
+    durable.write_bytes(folder / "submission.csv", b"name,label\n0.png,1\n")
+
+
+def new_submission(folder: Path) -> None:
+    with door(folder):
+        durable.write_bytes(folder / "submission.csv", b"name,label\n", b"0.png,2\n" * 1000)
+
+
+def first_commit(folder: Path) -> None:
+    with door(folder):
+        durable.make_folder(folder / "a" / "b")
+        with contextlib.suppress(FileExistsError):
+            durable.write_json(folder / "a" / "b" / "run.json", {"seed": 3}, new=True)
+
+
+# leaderboard ------------------------------------------------------------------------------------
+
+
+def add_member(folder: Path, index: int) -> None:
+    import torch
+
+    from polyfuse.population import write_member
+
+    draw = np.random.default_rng(index)
+    logits = {name: draw.standard_normal((8, 2)).astype("f4") for name in ("train", "val", "test")}
+    record = {"index": index, "parameters": 1}
+    rows = {"held_out": np.arange(index, index + 2)}
+    write_member(folder, record, {"w": torch.tensor([float(index)])}, logits, rows)
+
+
+def two_members_scored_and_a_third(folder: Path) -> None:
+    import polyfuse
+    from polyfuse.population import write_labels
+
+    data = polyfuse.Arrays(np.zeros((8, 1)), np.arange(8) % 2)
+    write_labels(folder, polyfuse.Splits(data, data, data))
+    for index in range(2):
+        add_member(folder, index)
+    score(folder)
+    add_member(folder, 2)
+
+
+def score(folder: Path) -> None:
+    import polyfuse
+
+    with door(folder):
+        population = polyfuse.Population.open(folder)
+        times = {0: 1.0, 1: 2.0, 2: 3.0}
+        polyfuse.compare_fusions(population, replicates=20, milliseconds=times)
+
+
+# mutants ----------------------------------------------------------------------------------------
+
+
+def mutant(**names: Callable[..., None]) -> Scenario:
+    """Return the submission scenario with functions of durable.py replaced, in the child."""
+
+    def command(folder: Path) -> None:
+        vars(durable).update(names)
+        new_submission(folder)
+
+    return Scenario(old_submission, command)
+
+
+def in_place(path: Path, *buffers: bytes, new: bool = False) -> None:
+    with durable._disk_errors(path, 0):
+        flags = durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_TRUNC
+        descriptor = durable.os.open(path, flags)
+        for buffer in buffers:
+            durable.os.write(descriptor, buffer)
+        durable.os.close(descriptor)
+
+
+def remove_first(path: Path, *buffers: bytes, new: bool = False) -> None:
+    durable.remove(path)
+    old_write_bytes(path, *buffers)
+
+
+def write_once(path: Path, buffers: tuple[bytes, ...], size: int) -> None:
+    descriptor = durable.os.open(path, durable.os.O_WRONLY | durable.os.O_CREAT)
+    for buffer in buffers:
+        durable.os.write(descriptor, buffer)
+    durable.os.close(descriptor)
+
+
+def do_nothing(*args: object) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def silent(path: Path, size: int) -> Iterator[None]:
+    with contextlib.suppress(OSError):
+        yield
+
+
+@contextlib.contextmanager
+def nameless(path: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError("cannot write: something went wrong") from error
+
+
+old_write_bytes = durable.write_bytes
+
+SCENARIOS: dict[str, Scenario] = {
+    "kfold": Scenario(empty, train_two_folds, (*LIBRARIES, *PACKAGE), warm=two_folds),
+    "leaderboard": Scenario(
+        two_members_scored_and_a_third, score, (*LIBRARIES, *PACKAGE), rebuilt=("fusions/",)
+    ),
+    "predictions": Scenario(old_predictions, new_predictions),
+    "submission": Scenario(old_submission, new_submission),
+    "first_commit": Scenario(empty, first_commit),
+    "mutant: written in place": mutant(write_bytes=in_place),
+    "mutant: old version removed first": mutant(write_bytes=remove_first),
+    "mutant: short writes not continued": mutant(_write_and_sync=write_once),
+    "mutant: temporary files not removed": mutant(_forget=do_nothing),
+    "mutant: leftovers not removed": mutant(remove_leftovers=do_nothing),
+    "mutant: errors swallowed": mutant(_disk_errors=silent),
+    "mutant: errors name no file": mutant(_disk_errors=nameless),
+}

@@ -1,0 +1,111 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from power_cut import CannotMount, disk, faults
+
+HERE = Path(__file__).parent
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+SCENARIOS = [
+    pytest.param("kfold", marks=pytest.mark.slow),
+    pytest.param("leaderboard", marks=pytest.mark.slow),
+    "predictions",
+    "submission",
+    "first_commit",
+]
+MUTANTS = {
+    "written in place": "neither its old nor its new version",
+    "old version removed first": "lost: ['submission.csv']",
+    "short writes not continued": "neither its old nor its new version",
+    "temporary files not removed": "left behind",
+    "leftovers not removed": "differ from a clean run",
+    "errors swallowed": "does not name submission.csv: None",
+    "errors name no file": "does not name submission.csv: cannot write",
+}
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, **ONE_THREAD}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def crash(scenario: str, folder: Path) -> dict:
+    # A process of its own: a fork of pytest's would inherit the threads of other tests.
+    done = python(HERE / "crash.py", scenario, folder)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_or_failing_at_every_call(scenario, tmp_path):
+    report = crash(scenario, tmp_path)
+    assert report["failures"] == []
+    assert report["trials"] > 2 * report["calls"] > 0
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_harness_catches(mutant, tmp_path):
+    report = crash(f"mutant: {mutant}", tmp_path)
+    assert any(MUTANTS[mutant] in failure for failure in report["failures"]), report
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("power cuts need root, to mount an image")
+    try:
+        with disk(tmp_path) as made:
+            yield made
+    except CannotMount as reason:
+        pytest.skip(f"power cuts need loop-mounted ext4: {reason}")
+
+
+def is_folder(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+def test_a_power_cut_leaves_the_old_or_the_new_version(mounted, monkeypatch):
+    assert faults(mounted, monkeypatch) == []
+
+
+def test_the_power_cut_rig_catches_a_missing_sync_of_the_file(mounted, monkeypatch):
+    real = os.fsync
+    found = faults(mounted, monkeypatch, fsync=lambda fd: real(fd) if is_folder(fd) else None)
+    assert any("other bytes" in fault for fault in found), found
+
+
+def test_the_power_cut_rig_catches_a_missing_sync_of_the_folder(mounted, monkeypatch):
+    real = os.fsync
+    found = faults(mounted, monkeypatch, fsync=lambda fd: None if is_folder(fd) else real(fd))
+    assert any("is not there" in fault for fault in found), found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """Every event that writes inside a RUN folder: what, on which path, called by durable.py?"""
+    run = tmp_path_factory.mktemp("watched")
+    done = python(HERE / "watched_run.py", run)
+    assert done.returncode == 0, done.stderr
+    return run, json.loads(done.stdout)
+
+
+def test_nothing_but_durable_writes_in_the_run_folder(watched):
+    _, events = watched
+    assert {"open", "os.mkdir", "os.rename", "os.remove"} <= {event for event, _, _ in events}
+    strangers = {(event, path) for event, path, durably in events if not durably}
+    assert strangers == {("open", "rogue.txt")}  # the script's own, to show that it sees
+
+
+def test_every_file_of_the_run_folder_was_seen(watched):
+    # What C++ or Rust writes raises no event; it would be a file that nobody opened.
+    run, events = watched
+    opened = {Path(path).name for event, path, _ in events if event == "open"}
+    files = {path.name for path in run.rglob("*") if path.is_file()}
+    assert files - opened == set()
+    assert {"model.safetensors", "member.json", "fusion.json", "leaderboard.json"} <= files

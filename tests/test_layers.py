@@ -1,0 +1,236 @@
+"""The house rules, read from the source: imports go down, one door a package, one writer."""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+# From the bottom up. A file imports from lower floors only; in a folder, also from its base.py,
+# and the folder's __init__.py from its files. A folder's name stands for all that is in it.
+FLOORS = [
+    ["errors"],
+    ["combine", "losses", "schedules", "statedict", "tables", "models", "optimizers"],
+    ["classical", "determinism", "environment"],
+    ["sequences", "durable", "terminal"],
+    ["metrics", "predictions", "checkpoints", "records"],
+    ["data", "runners", "scoreboard"],
+    ["population", "inference", "ensemble", "data.images"],  # images hands on Arrays
+    ["compare", "fit"],
+    ["training"],
+    ["recipes", "recipes.source", "recipes.shipped"],
+    ["recipes.schema"],
+    ["recipes.run"],
+    ["cli"],
+    [""],  # the contents page
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+FILES = {
+    ".".join(path.relative_to(SOURCE / "polyfuse").with_suffix("").parts)
+    .removesuffix("__init__")
+    .removesuffix("."): path
+    for path in sorted((SOURCE / "polyfuse").rglob("*.py"))
+}
+every_file = pytest.mark.parametrize("name", FILES)
+SHARED = {"torch", "numpy"}
+
+
+@cache
+def tree(name):
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+def floor(name):
+    """Return the floor of a file: its own, or that of the folder it lies in."""
+    return FLOOR[name] if name in FLOOR else FLOOR[name.rpartition(".")[0]]
+
+
+def imported(node):
+    """Return the full names that an import statement loads."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def own_imports(name):
+    """Return the files of polyfuse that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        for full in imported(node):
+            if full.partition(".")[0] == "polyfuse":
+                target = full.partition(".")[2]
+                found.add(target if target in FILES else target.rpartition(".")[0])
+    return found
+
+
+def may_import(name, target):
+    """Tell whether the house rules let a file import another one."""
+    if floor(target) < floor(name):
+        return True
+    if target == name or floor(target) > floor(name):
+        return False
+    folder = target.rpartition(".")[0]
+    base = target == f"{folder}.base" and name.rpartition(".")[0] == folder
+    return bool(folder) and (base or name == folder)
+
+
+def test_every_file_is_on_a_floor_and_every_floor_is_there():
+    assert [
+        name for name in FILES if name not in FLOOR and name.rpartition(".")[0] not in FLOOR
+    ] == []
+    assert [name for name in FLOOR if name not in FILES] == []
+    assert sum(map(len, FLOORS)) == len(FLOOR)
+
+
+@every_file
+def test_imports_go_down(name):
+    assert [target for target in sorted(own_imports(name)) if not may_import(name, target)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "allowed"),
+    [
+        ("fit", "errors", True),
+        ("errors", "fit", False),
+        ("losses", "models", False),
+        ("data.arrays", "data.base", True),
+        ("data.base", "data.arrays", False),
+        ("data.arrays", "data.augment", False),
+        ("data", "data.arrays", True),
+        ("data.arrays", "data", False),
+        ("runners.local", "data.base", False),
+        ("fit", "data", True),
+        ("fit", "", False),
+    ],
+)
+def test_the_rule_itself(name, target, allowed):
+    assert may_import(name, target) == allowed
+
+
+def test_there_is_no_circle():
+    left = {name: own_imports(name) - {name} for name in FILES}
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert left == {}
+
+
+def without_type_checking(node):
+    """Yield all nodes but those that only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from without_type_checking(child)
+
+
+def test_a_third_party_package_is_imported_in_one_file():
+    doors = {}
+    for name in FILES:
+        for node in without_type_checking(tree(name)):
+            for package in {full.partition(".")[0] for full in imported(node)}:
+                doors.setdefault(package, set()).add(name)
+    own = {*sys.stdlib_module_names, *SHARED, "polyfuse", "__future__"}
+    foreign = {package: sorted(names) for package, names in doors.items() if package not in own}
+    assert {"sklearn", "lightning_fabric", "safetensors"} <= foreign.keys()
+    assert {package: names for package, names in foreign.items() if len(names) > 1} == {}
+
+
+@every_file
+def test_a_file_says_its_job_in_its_first_line_and_stays_small(name):
+    text = FILES[name].read_text(encoding="utf-8")
+    first = (ast.get_docstring(tree(name)) or "").partition("\n")[0]
+    assert text.startswith('"""')
+    assert len(first.split()) >= 4
+    assert text.count("\n") <= 400
+
+
+@every_file
+def test_a_file_is_named_after_its_job(name):
+    assert not {"utils", "util", "common", "helpers", "misc"} & set(name.split("."))
+
+
+SHAPED = {"touch", "mkdir", "rmdir", "unlink", "rename", "symlink_to", "hardlink_to", "write_text"}
+SHAPED |= {"write_bytes", "chmod", "save_file", "save_model", "tofile", "memmap"}
+SHAPED |= {"mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryFile", "TemporaryDirectory"}
+OF_OS = SHAPED | {"makedirs", "removedirs", "renames", "replace", "remove", "link", "symlink"}
+OF_OS |= {"truncate", "ftruncate", "write", "pwrite", "mkfifo"}
+OF_ARRAYS = {"save", "savez", "savez_compressed", "savetxt"}
+HARMLESS = {"disk_usage", "which", "get_terminal_size"}
+CREATING = ("O_CREAT", "O_WRONLY", "O_RDWR", "O_APPEND", "O_TRUNC")
+
+
+def opens_for_writing(call, owner):
+    """Tell whether `open(...)`, `x.open(...)` or `os.open(...)` may write."""
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    if owner == "os":
+        return any(flag in ast.unparse(argument) for argument in arguments for flag in CREATING)
+    texts = [a.value for a in arguments if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    modes = [text for text in texts if text and set(text) <= set("rwaxbtU+")]
+    unknown = owner is None and len(call.args) > 1 and not isinstance(call.args[1], ast.Constant)
+    return unknown or any(set(mode) & set("wax+") for mode in modes)
+
+
+def writes(call):
+    """Tell whether a call writes to the disk by itself, not through durable.py."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        bare = SHAPED - {"memmap"} | {"copyfile", "rmtree", "makedirs"}
+        return opens_for_writing(call, None) if function.id == "open" else function.id in bare
+    if not isinstance(function, ast.Attribute):
+        return False
+    owner, name = ast.unparse(function.value), function.attr
+    if owner == "durable":
+        return False
+    if name == "open":
+        return opens_for_writing(call, owner)
+    if owner == "os":
+        return name in OF_OS
+    if owner == "shutil":
+        return name not in HARMLESS
+    if owner in ("torch", "np", "numpy") and name in OF_ARRAYS:
+        return True
+    moved = name == "replace" and len(call.args) == 1 and not call.keywords  # Path.replace
+    return name in SHAPED or (moved and owner != "dataclasses")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "durable"])
+def test_nothing_but_durable_writes(name):
+    calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
+    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if writes(call)] == []
+
+
+def test_durable_itself_is_seen_writing():
+    calls = [node for node in ast.walk(tree("durable")) if isinstance(node, ast.Call)]
+    assert sum(map(writes, calls)) >= 5
+
+
+WRITING = """\
+open(p, 'w'); open(p, mode='ab'); open(p, 'x'); open(p, 'r+'); open(p, mode)
+p.open('w'); io.open(p, 'wb'); gzip.open(p, 'wt')
+os.open(p, os.O_RDWR | os.O_CREAT); os.replace(a, b); p.write_text('a')
+p.write_bytes(b); torch.save(a, p); np.save(p, a); np.savez(p, a=a); p.touch()
+safetensors.torch.save_file(a, p); save_file(a, p); shutil.move(a, b)
+shutil.rmtree(p); p.mkdir(); p.rename(q); p.unlink(); p.replace(q); os.makedirs(p)
+a.tofile(p); tempfile.mkstemp(); os.write(1, b)"""
+READING = """\
+open(p); open(p, 'rb'); p.open(); Population.open(p); os.open(p, os.O_RDONLY)
+p.read_text(); durable.write_bytes(p, b); durable.make_folder(p)
+text.replace('a', 'b'); replace(a, b=1); shutil.disk_usage(p)
+safetensors.torch.save(a); run.save(p); names.remove(a); sys.stdout.write(a)
+dataclasses.replace(a, b=1); zipfile.ZipFile(p); np.load(p)"""
+
+
+@pytest.mark.parametrize("code", WRITING.replace("\n", "; ").split("; "))
+def test_writing_is_seen(code):
+    assert writes(ast.parse(code, mode="eval").body)
+
+
+@pytest.mark.parametrize("code", READING.replace("\n", "; ").split("; "))
+def test_reading_is_let_pass(code):
+    assert not writes(ast.parse(code, mode="eval").body)

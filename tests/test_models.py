@@ -1,0 +1,98 @@
+"""Models: one contract for all that recipes name, then what each one promises."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from polyfuse.models import MODELS, CharacterCNN, mlp
+
+SMALL = {
+    "character_cnn": ({"width": 4, "hidden": 16}, (3, 24, 64), (6, 11)),
+    "mlp": ({"inputs": 12, "classes": 5, "hidden": 16, "dropout": 0.2}, (3, 2, 2), (5,)),
+}
+every = pytest.mark.parametrize("name", MODELS)
+
+
+def made(name, seed=0):
+    torch.manual_seed(seed)
+    return MODELS[name](**SMALL[name][0])
+
+
+def some_inputs(name, n=6):
+    return torch.rand(n, *SMALL[name][1], generator=torch.Generator().manual_seed(1))
+
+
+def test_every_model_is_tested():
+    assert SMALL.keys() == MODELS.keys()
+
+
+@every
+@pytest.mark.parametrize("n", [1, 6])
+def test_maps_inputs_to_logits(name, n):
+    logits = made(name).eval()(some_inputs(name, n))
+    assert logits.shape == (n, *SMALL[name][2])
+    assert logits.dtype == torch.float32
+
+
+@every
+def test_the_same_seed_gives_the_same_model(name):
+    states = [made(name, seed).state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
+    assert any(not torch.equal(states[0][key], value) for key, value in states[2].items())
+
+
+@every
+def test_every_parameter_gets_a_gradient(name):
+    model = made(name)
+    model(some_inputs(name)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@every
+def test_in_eval_mode_samples_do_not_influence_each_other(name):
+    model, inputs = made(name).eval(), some_inputs(name)
+    each = torch.cat([model(inputs[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(each, model(inputs))
+
+
+@every
+def test_its_state_fits_a_new_one(name):
+    model, other = made(name, 0).eval(), made(name, 1).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(some_inputs(name)), model(some_inputs(name)))
+
+
+@every
+def test_it_learns_a_batch_by_heart(name):
+    model, inputs = made(name), some_inputs(name)
+    labels = torch.arange(6)[:, None].expand(-1, SMALL[name][2][0]) % 5
+    labels = labels if name == "character_cnn" else labels[:, 0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for _ in range(60):
+        loss = functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("size", [(24, 64), (32, 32), (60, 120)])
+def test_the_cnn_takes_images_of_any_size(size):
+    model = CharacterCNN(width=4, hidden=8, positions=2, classes=3).eval()
+    assert model(torch.rand(2, 3, *size)).shape == (2, 2, 3)
+
+
+def test_the_cnn_does_not_see_an_images_own_brightness_and_contrast():
+    model, images = made("character_cnn").eval(), some_inputs("character_cnn")
+    torch.testing.assert_close(model(0.5 * images + 0.3), model(images), atol=0.02, rtol=0)
+
+
+def test_the_cnn_bears_an_image_of_one_colour():
+    assert bool(made("character_cnn")(torch.full((2, 3, 24, 64), 0.5)).isfinite().all())
+
+
+def test_the_mlp_has_the_layers_asked_for():
+    sizes = [tuple(p.shape) for p in mlp(inputs=4, classes=3, hidden=8, layers=3).parameters()]
+    assert [s for s in sizes if len(s) == 2] == [(8, 4), (8, 8), (8, 8), (3, 8)]
