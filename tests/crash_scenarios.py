@@ -65,8 +65,7 @@ def train_two_folds(folder: Path) -> None:
     import polyfuse
 
     plan, task = two_folds()
-    with door(folder):
-        polyfuse.train(plan, task, folder, runner=polyfuse.LocalRunner(1))
+    polyfuse.train(plan, task, folder, runner=polyfuse.LocalRunner(1))
 
 
 # predictions and submission ---------------------------------------------------------------------
@@ -97,6 +96,26 @@ def first_commit(folder: Path) -> None:
             durable.write_json(folder / "a" / "b" / "run.json", {"seed": 3}, new=True)
 
 
+# a recipe claims its folder ---------------------------------------------------------------------
+
+
+@cache
+def checked_recipe() -> Any:
+    """Check the shipped recipe, once, before the first fork."""
+    from polyfuse.recipes.run import load
+    from polyfuse.recipes.shipped import find
+    from polyfuse.recipes.source import read
+
+    return load(read(find("street_numbers")), [])
+
+
+def claim(folder: Path) -> None:
+    from polyfuse.recipes.run import _begin
+
+    with door(folder):
+        _begin(folder, checked_recipe())
+
+
 # leaderboard ------------------------------------------------------------------------------------
 
 
@@ -114,7 +133,7 @@ def add_member(folder: Path, index: int) -> None:
 
 def two_members_scored_and_a_third(folder: Path) -> None:
     import polyfuse
-    from polyfuse.population import write_labels
+    from polyfuse.labels import write_labels
 
     data = polyfuse.Arrays(np.zeros((8, 1)), np.arange(8) % 2)
     write_labels(folder, polyfuse.Splits(data, data, data))
@@ -191,6 +210,9 @@ SCENARIOS: dict[str, Scenario] = {
     "kfold": Scenario(empty, train_two_folds, (*LIBRARIES, *PACKAGE), warm=two_folds),
     "leaderboard": Scenario(
         two_members_scored_and_a_third, score, (*LIBRARIES, *PACKAGE), rebuilt=("fusions/",)
+    ),
+    "claim": Scenario(
+        empty, claim, (*LIBRARIES, *PACKAGE, "polyfuse.recipes.run"), warm=checked_recipe
     ),
     "predictions": Scenario(old_predictions, new_predictions),
     "submission": Scenario(old_submission, new_submission),

@@ -17,6 +17,7 @@ SCENARIOS = [
     "predictions",
     "submission",
     "first_commit",
+    "claim",
 ]
 MUTANTS = {
     "written in place": "neither its old nor its new version",

@@ -22,6 +22,12 @@ def test_options_below_one_are_refused(name):
         FitOptions(**{name: 0})
 
 
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_a_clip_that_would_stop_all_steps_is_refused(clip):
+    with pytest.raises(TrainingError, match=r"clip=.*more than 0, or null"):
+        FitOptions(clip=clip)
+
+
 @pytest.mark.parametrize("wrong", [{"accelerator": "abacus"}, {"precision": "3-bit"}])
 def test_what_fabric_refuses_is_named(wrong):
     options = FitOptions(**{"accelerator": "cpu", **wrong})

@@ -18,11 +18,13 @@ FLOORS = [
     ["sequences", "durable", "terminal"],
     ["metrics", "predictions", "checkpoints", "records"],
     ["data", "runners", "scoreboard"],
-    ["population", "inference", "ensemble", "data.images"],  # images hands on Arrays
+    ["labels"],
+    ["population", "inference", "ensemble"],
     ["compare", "fit"],
     ["training"],
     ["recipes", "recipes.source", "recipes.shipped"],
     ["recipes.schema"],
+    ["recipes.folder"],
     ["recipes.run"],
     ["cli"],
     [""],  # the contents page

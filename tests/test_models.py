@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from polyfuse.errors import PolyfuseError
 from polyfuse.models import MODELS, CharacterCNN, mlp
 
 SMALL = {
@@ -96,3 +97,11 @@ def test_the_cnn_bears_an_image_of_one_colour():
 def test_the_mlp_has_the_layers_asked_for():
     sizes = [tuple(p.shape) for p in mlp(inputs=4, classes=3, hidden=8, layers=3).parameters()]
     assert [s for s in sizes if len(s) == 2] == [(8, 4), (8, 8), (8, 8), (3, 8)]
+
+
+@pytest.mark.parametrize("size", ["width", "hidden", "positions", "classes"])
+def test_sizes_below_one_are_refused(size):
+    with pytest.raises(PolyfuseError, match=f"{size}=0; it must be 1 or more"):
+        CharacterCNN(**{size: 0})
+    with pytest.raises(PolyfuseError, match="layers=0; it must be 1 or more"):
+        mlp(inputs=4, classes=3, layers=0)

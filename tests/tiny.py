@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 import polyfuse
-from polyfuse.population import write_labels, write_member
+from polyfuse.labels import write_labels
+from polyfuse.population import write_member
 
 
 def arrays(rows: int = 24, *, seed: int = 0, classes: int = 2, **options: Any) -> polyfuse.Arrays:

@@ -21,7 +21,7 @@ from .models import CharacterCNN as CharacterCNN
 from .models import mlp as mlp
 from .population import Member as Member
 from .population import Population as Population
-from .recipes.run import Run as Run
+from .recipes.folder import Run as Run
 from .recipes.run import run as run
 from .runners.local import LocalRunner as LocalRunner
 from .scoreboard import Scoreboard as Scoreboard

@@ -12,7 +12,7 @@ import typer
 from polyfuse.errors import PolyfuseError
 
 if TYPE_CHECKING:
-    from polyfuse.recipes.run import Run
+    from polyfuse.recipes.folder import Run
 
 SCHEMA = 1
 FORMATS = ("table", "csv", "markdown", "json")
@@ -149,7 +149,7 @@ def report(
     if form not in FORMATS:
         raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
     with _told("report", as_json or form == "json") as tell:
-        from polyfuse.recipes.run import Run
+        from polyfuse.recipes.folder import Run
         from polyfuse.terminal import escaped
 
         done = Run(folder)
@@ -175,7 +175,7 @@ def predict(
     """Read new images with a run's best fusion."""
     with _told("predict", as_json) as tell:
         from polyfuse import durable, tables
-        from polyfuse.recipes.run import Run
+        from polyfuse.recipes.folder import Run
         from polyfuse.terminal import show_text
 
         run = Run(folder)

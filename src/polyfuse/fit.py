@@ -80,6 +80,8 @@ class FitOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TrainingError(f"{name}={value}; it must be 1 or more")
+        if self.clip is not None and not self.clip > 0:
+            raise TrainingError(f"clip={self.clip}; it must be more than 0, or null")
 
     def fingerprint(self) -> str:
         """Return text that differs where the options would train differently."""

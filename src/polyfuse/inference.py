@@ -100,6 +100,12 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
             f"the model maps {wanted[0]} samples to {shape}, but their labels have shape {wanted}; "
             f"the output must be {wanted} followed by the number of classes"
         )
+    if split.blank is not None and (split.labels.ndim != 2 or split.blank >= shape[-1]):
+        raise DataError(
+            f"blank={split.blank} means strings of characters, but labels have shape "
+            f"{split.labels.shape} and the model {shape[-1]} classes; leave blank out, or give "
+            "labels (rows, positions) and a class for it"
+        )
     largest = int(split.labels.max())
     if largest >= shape[-1]:
         raise DataError(

@@ -23,6 +23,9 @@ class CharacterCNN(nn.Module):
         positions: heads.
         classes: classes of a head; the last one means "no character".
 
+    Raises:
+        PolyfuseError: a size below 1.
+
     Example:
         >>> CharacterCNN(width=4)(torch.zeros(2, 3, 24, 64)).shape
         torch.Size([2, 6, 11])
@@ -39,6 +42,7 @@ class CharacterCNN(nn.Module):
     ) -> None:
         """Build the trunk and the heads."""
         super().__init__()
+        _check_sizes(width=width, hidden=hidden, positions=positions, classes=classes)
         channels = [3, width, 2 * width, 4 * width]
         blocks = (_block(i, o) for i, o in pairwise(channels))
         self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d((3, 8)))
@@ -75,14 +79,13 @@ def mlp(
         dropout: share of hidden units dropped.
 
     Raises:
-        PolyfuseError: no hidden layer.
+        PolyfuseError: a size below 1.
 
     Example:
         >>> mlp(inputs=4, classes=3)(torch.zeros(2, 2, 2)).shape
         torch.Size([2, 3])
     """
-    if layers < 1:
-        raise PolyfuseError(f"layers={layers}; an MLP needs 1 or more hidden layers")
+    _check_sizes(inputs=inputs, classes=classes, hidden=hidden, layers=layers)
     sizes = [inputs] + [hidden] * layers
     parts: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise(sizes):
@@ -91,6 +94,12 @@ def mlp(
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"character_cnn": CharacterCNN, "mlp": mlp}
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise PolyfuseError(f"{name}={size}; it must be 1 or more")
 
 
 def _block(before: int, after: int) -> nn.Module:

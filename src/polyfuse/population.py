@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from polyfuse import durable, predictions, records
 from polyfuse.checkpoints import safetensors
-from polyfuse.data.base import Split, Splits
 from polyfuse.errors import DataError, RunError, printable
+from polyfuse.labels import read_index
 
 SCHEMA = 1
 Floats = NDArray[np.floating[Any]]
@@ -129,7 +129,7 @@ class Population:
     @property
     def index(self) -> Mapping[str, Any]:
         """What the splits are: rows, blank class, fingerprint, files."""
-        return _read_index(self.path / "labels")
+        return read_index(self.path / "labels")
 
     def labels(self, split: str) -> NDArray[np.int64] | None:
         """Return the labels of a split; None where unknown."""
@@ -193,40 +193,6 @@ class Population:
         if name not in files:
             return None
         return predictions.parse(*records.checked(self.path / "labels", name, files))
-
-
-def write_labels(root: Path, splits: Splits) -> None:
-    """Write what the splits are, unless it is there; refuse a RUN folder of other data.
-
-    Args:
-        root: the RUN folder.
-        splits: train, val and test.
-
-    Raises:
-        RunError: the folder holds labels of other data.
-    """
-    prints = {name: split.fingerprint() for name, split in splits._asdict().items()}
-    fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
-    folder = root / "labels"
-    if folder.is_dir():
-        if _read_index(folder)["fingerprint"] != fingerprint:
-            raise RunError(
-                f"'{root}' was made with other data; name a new folder with --out, "
-                "or restore the data"
-            )
-        return
-    with durable.new_folder(folder) as fresh:
-        for name, split in splits._asdict().items():
-            _write_split(fresh, name, split)
-        index = {
-            "schema": SCHEMA,
-            "fingerprint": fingerprint,
-            "blank": splits.train.blank,
-            "inputs": list(splits.train.inputs(np.array([0])).shape[1:]),
-            "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
-            "files": records.digests(fresh),
-        }
-        durable.write_json(fresh / "index.json", index)
 
 
 def write_member(
@@ -323,13 +289,6 @@ def _fusion_record(folder: Path) -> Mapping[str, Any]:
     return dict(record)
 
 
-def _write_split(folder: Path, name: str, split: Split) -> None:
-    for array, suffix in ((split.labels, ""), (split.groups, "_groups")):
-        if array is not None:
-            predictions.write(folder / f"{name}{suffix}.npy", array)
-    durable.write_json(folder / f"{name}_names.json", list(split.names))
-
-
 def _open_member(path: Path) -> Member:
     """Read a member's record; sizes of its files are checked now, digests when they are read."""
     shown = printable(path)
@@ -368,29 +327,3 @@ def _is_record(record: Any) -> bool:
     return records.are_files(record.get("files")) and all(
         isinstance(number, int) and number >= 0 for number in numbers
     )
-
-
-def _is_index(record: Any) -> bool:
-    """Tell whether a document from a file says what the splits are."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        return False
-    splits = record.get("splits")
-    return (
-        isinstance(record.get("fingerprint"), str)
-        and isinstance(record.get("blank"), int | None)
-        and records.are_files(record.get("files"))
-        and isinstance(splits, dict)
-        and all(isinstance(splits.get(name), dict) for name in Splits._fields)
-        and all(isinstance(splits[name].get("rows"), int) for name in Splits._fields)
-    )
-
-
-def _read_index(folder: Path) -> Mapping[str, Any]:
-    """Read what the splits are."""
-    record = durable.read_json(folder / "index.json")
-    if not _is_index(record):
-        raise RunError(
-            f"'{printable(folder)}/index.json' is no record of schema {SCHEMA}; restore it, or "
-            "name a new folder with --out"
-        )
-    return dict(record)

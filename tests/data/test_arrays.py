@@ -121,7 +121,7 @@ def test_the_fingerprint_sees_every_change():
 def test_a_file_holds_three_splits(tmp_path, save):
     groups = np.array([5, 5, 6, 6])
     path = saved(tmp_path / "a.npz", save, test_labels=None, train_groups=groups)
-    splits = reader.arrays(path=path, blank=2)
+    splits = reader.read_npz(path=path, blank=2)
     assert splits.test.labels is None
     np.testing.assert_array_equal(splits.train.groups, groups)
     assert splits.val.groups is None
@@ -132,7 +132,7 @@ def test_a_file_holds_three_splits(tmp_path, save):
 
 def test_a_file_of_the_other_byte_order_is_read(tmp_path):
     path = saved(tmp_path / "a.npz", train_inputs=X.astype(">f4"), train_labels=Y.astype(">i4"))
-    train = reader.arrays(path=path).train
+    train = reader.read_npz(path=path).train
     np.testing.assert_array_equal(train.values.numpy(), X)
     np.testing.assert_array_equal(train.labels, Y)
 
@@ -140,7 +140,7 @@ def test_a_file_of_the_other_byte_order_is_read(tmp_path):
 def test_missing_arrays_are_named_with_what_is_there(tmp_path):
     path = saved(tmp_path / "a.npz", train_labels=None, test_inputs=None)
     with pytest.raises(DataError, match="lacks train_labels, test_inputs; it has test_labels, "):
-        reader.arrays(path=path)
+        reader.read_npz(path=path)
 
 
 FAULTS = {
@@ -155,24 +155,24 @@ FAULTS = {
 @pytest.mark.parametrize(("changes", "fact"), FAULTS.values(), ids=FAULTS)
 def test_faults_are_named_with_file_and_split(tmp_path, changes, fact):
     with pytest.raises(DataError, match=fact):
-        reader.arrays(path=saved(tmp_path / "a.npz", **changes))
+        reader.read_npz(path=saved(tmp_path / "a.npz", **changes))
 
 
 @pytest.mark.parametrize("raw", [b"", b"hello", b"PK\x05\x06", b"\x93NUMPY\x01\x00"])
 def test_what_is_no_archive_is_refused(tmp_path, raw):
     (tmp_path / "a.npz").write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.npz' is not an \.npz"):
-        reader.arrays(path=str(tmp_path / "a.npz"))
+        reader.read_npz(path=str(tmp_path / "a.npz"))
 
 
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="No such file"):
-        reader.arrays(path=str(tmp_path / "a.npz"))
+        reader.read_npz(path=str(tmp_path / "a.npz"))
     with pytest.raises(DataError, match="not a regular file"):
-        reader.arrays(path=str(tmp_path))
+        reader.read_npz(path=str(tmp_path))
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(DataError, match="not a regular file"):
-        reader.arrays(path=str(tmp_path / "fifo"))
+        reader.read_npz(path=str(tmp_path / "fifo"))
 
 
 def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
     path = saved(tmp_path / "a.npz", np.savez_compressed, more=np.zeros(10_000))
     assert os.path.getsize(path) < 20_000
     with pytest.raises(DataError, match="unpacks to more than 20,000 bytes"):
-        reader.arrays(path=path)
+        reader.read_npz(path=path)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_entry_that_lies_about_its_size_is_refused(tmp_path, save, size):
     raw[at + 20 : at + 28] = 2 * size.to_bytes(4, "little")
     (tmp_path / "a.npz").write_bytes(raw)
     with pytest.raises(DataError, match=r"a\.npz"):
-        reader.arrays(path=path)
+        reader.read_npz(path=path)
 
 
 def test_a_member_that_is_no_npy_is_refused(tmp_path):
@@ -201,7 +201,7 @@ def test_a_member_that_is_no_npy_is_refused(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("notes.txt", "hello")
     with pytest.raises(DataError, match=r"notes\.txt' is not a \.npy array"):
-        reader.arrays(path=path)
+        reader.read_npz(path=path)
 
 
 @given(st.data(), st.sampled_from([np.savez, np.savez_compressed]))
@@ -214,7 +214,7 @@ def test_random_damage_is_refused_or_harmless(tmp_path_factory, data, save):
     path = tmp_path_factory.getbasetemp() / "damaged.npz"
     path.write_bytes(raw[: data.draw(st.none() | st.integers(0, len(raw)))])
     try:
-        splits = reader.arrays(path=str(path))
+        splits = reader.read_npz(path=str(path))
     except DataError as error:
         assert "damaged.npz" in str(error)  # noqa: PT017  # damage may be harmless, too
     else:  # the archive's own checksums saw no damage to what was read

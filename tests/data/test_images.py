@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from polyfuse.data.images import SUFFIXES, new_inputs
+from polyfuse.data import new_inputs
+from polyfuse.data.images import SUFFIXES
 from polyfuse.errors import DataError
 
 SHAPE = (3, 4, 6)

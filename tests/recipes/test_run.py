@@ -17,7 +17,7 @@ from polyfuse.data.arrays import Arrays
 from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.recipes import run as module
 from polyfuse.recipes import source
-from polyfuse.recipes.run import Run, answers
+from polyfuse.recipes.folder import Run, answers
 from tiny_run import ROWS, SHAPE, digests, held_out_images, images, make_data, make_recipe
 
 run = partial(module.run, workers=1)
@@ -333,3 +333,29 @@ def test_a_copied_run_cannot_smuggle_code_in(coded, tmp_path, part):
         with pytest.raises(RecipeError, match="'evil:x' names code"):
             coded.run.predict(new, recipe=recipe)
     assert not (tmp_path / "owned").exists()
+
+
+def only_first(logits):
+    """A user's fusion that forgets the samples."""
+    return logits[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "message"),
+    [
+        ("string_vote", r"string_vote does not fit the task.*4 or more axes"),
+        (f"{__name__}:only_first", r"only_first maps \(2, 1, 3\) to float32 of \(3,\)"),
+    ],
+)
+def test_a_fusion_that_does_not_fit_is_refused_before_training(tmp_path, fusion, message):
+    recipe = make_recipe(tmp_path)
+    with pytest.raises(RecipeError, match=message):
+        run(recipe, out=tmp_path / "RUN", settings=[f"fusions=['{fusion}']"])
+    assert not (tmp_path / "RUN" / "members").exists()
+    assert len(run(recipe, out=tmp_path / "RUN").population.members) == 2
+
+
+def test_blank_without_positions_is_refused_before_training(tmp_path):
+    with pytest.raises(DataError, match="blank=2 means strings of characters"):
+        run(make_recipe(tmp_path), out=tmp_path / "RUN", settings=["data.blank=2"])
+    assert not (tmp_path / "RUN" / "members").exists()

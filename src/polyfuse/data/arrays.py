@@ -90,7 +90,7 @@ class Arrays:
         return digest.hexdigest()
 
 
-def arrays(*, path: str, blank: int | None = None) -> Splits:
+def read_npz(*, path: str, blank: int | None = None) -> Splits:
     """Read a data set from one `.npz` file.
 
     Args:
@@ -108,10 +108,10 @@ def arrays(*, path: str, blank: int | None = None) -> Splits:
         >>> x, y = np.zeros((4, 2)), np.zeros(4, int)
         >>> np.savez(file, train_inputs=x, train_labels=y, val_inputs=x, val_labels=y,
         ...          test_inputs=x)
-        >>> [len(split) for split in arrays(path=str(file))]
+        >>> [len(split) for split in read_npz(path=str(file))]
         [4, 4, 4]
     """
-    held = _read_npz(Path(path))
+    held = _members(Path(path))
     needed = ["train_inputs", "train_labels", "val_inputs", "val_labels", "test_inputs"]
     missing = [name for name in needed if name not in held]
     if missing:
@@ -121,6 +121,35 @@ def arrays(*, path: str, blank: int | None = None) -> Splits:
         )
     train, val, test = (_split(held, name, blank, path) for name in Splits._fields)
     return Splits(train, val, test)
+
+
+def new_array(path: Path, shape: Sequence[int]) -> Arrays:
+    """Read new, unlabelled inputs from a `.npy` file.
+
+    Args:
+        path: holds `(n, *shape)` numbers; for images `(n, height, width, 3)` will do, too. Of uint8
+            images 0 to 255 is read as 0 to 1.
+        shape: of one input of the run.
+
+    Raises:
+        DataError: no such file, no array, another shape, NaN.
+
+    Example:
+        >>> new_array(Path("/no/such.npy"), (4,))
+        Traceback (most recent call last):
+        polyfuse.errors.DataError: cannot read '/no/such.npy': No such file or directory
+    """
+    array, shown = predictions.read(path), printable(path)
+    wanted = tuple(shape)
+    turned = array.ndim == 4 and (array.shape[3], *array.shape[1:3]) == wanted
+    if turned and array.shape[1:] != wanted:
+        array = np.moveaxis(array, -1, 1)
+    if array.shape[1:] != wanted:
+        raise DataError(f"'{shown}' has shape {array.shape}; the run takes (n, {str(wanted)[1:]}")
+    try:
+        return Arrays(np.ascontiguousarray(pixels(array)))
+    except DataError as error:
+        raise DataError(f"'{shown}': {error}") from None
 
 
 def _split(held: dict[str, NDArray[Any]], name: str, blank: int | None, path: str) -> Arrays:
@@ -143,7 +172,7 @@ def pixels(array: NDArray[Any]) -> NDArray[Any]:
     return array / np.float32(255) if is_images else array
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def _members(path: Path) -> dict[str, NDArray[Any]]:
     try:
         raw = durable.read_bytes(path, limit=_LIMIT)
     except RunError as error:

@@ -1,19 +1,16 @@
-"""New images without labels, from a folder or an array, in the shape that a run was trained on."""
+"""A folder of images without labels, decoded when asked for, in the size a run was trained on."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfuse import predictions
-from polyfuse.data.arrays import Arrays, pixels
-from polyfuse.data.base import Rows, Split
+from polyfuse.data.base import Rows
 from polyfuse.errors import DataError, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -52,31 +49,21 @@ class ImageFolder:
         return hashlib.sha256(repr((facts, self.size)).encode()).hexdigest()
 
 
-def new_inputs(path: str | Path, shape: Sequence[int]) -> Split:
-    """Read new, unlabelled inputs: a folder of images, or a `.npy` array.
+def image_folder(folder: Path, shape: Sequence[int]) -> ImageFolder:
+    """Open a folder of png, jpg, bmp, gif, tiff or webp files; every header is read at once.
 
     Args:
-        path: a folder with png, jpg, bmp, gif, tiff or webp files, or a `.npy` file.
-        shape: of one input of the run, for example `(3, 24, 64)`. Images are resized to it; an
-            array must have it, or `(24, 64, 3)`. Of uint8 images 0 to 255 is read as 0 to 1.
+        folder: files of other kinds are passed over.
+        shape: of one input of the run, `(3, height, width)`; images are resized to it.
 
     Raises:
-        DataError: nothing there, files that are no images (all named), another shape.
+        DataError: no images, or files that are no images, all named.
 
     Example:
-        >>> new_inputs("/no/such/folder", (3, 24, 64))
+        >>> image_folder(Path("."), (64,))
         Traceback (most recent call last):
-        polyfuse.errors.DataError: there is no folder or .npy file '/no/such/folder'
+        polyfuse.errors.DataError: the run takes inputs of shape (64,), not images; give a .npy file
     """
-    place, shown = Path(path), printable(path)
-    if place.is_dir():
-        return _folder(place, shape)
-    if place.suffix == ".npy" and place.exists():
-        return _array(predictions.read(place), shape, shown)
-    raise DataError(f"there is no folder or .npy file '{shown}'")
-
-
-def _folder(folder: Path, shape: Sequence[int]) -> ImageFolder:
     if len(shape) != 3 or shape[0] != 3:
         raise DataError(
             f"the run takes inputs of shape {tuple(shape)}, not images; give a .npy file"
@@ -124,16 +111,3 @@ def _decode(file: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             return np.asarray(small, dtype=np.uint8)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise DataError(f"cannot read the image '{printable(file)}': {printable(error)}") from None
-
-
-def _array(array: NDArray[Any], shape: Sequence[int], shown: str) -> Arrays:
-    wanted = tuple(shape)
-    turned = array.ndim == 4 and (array.shape[3], *array.shape[1:3]) == wanted
-    if turned and array.shape[1:] != wanted:
-        array = np.moveaxis(array, -1, 1)
-    if array.shape[1:] != wanted:
-        raise DataError(f"'{shown}' has shape {array.shape}; the run takes (n, {str(wanted)[1:]}")
-    try:
-        return Arrays(np.ascontiguousarray(pixels(array)))
-    except DataError as error:
-        raise DataError(f"'{shown}': {error}") from None

@@ -5,34 +5,30 @@ import inspect
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from polyfuse import durable, tables
 from polyfuse.combine import mean_probability
 from polyfuse.compare import compare_fusions
-from polyfuse.data.base import Split, Splits
-from polyfuse.data.images import new_inputs
-from polyfuse.errors import RunError, printable
-from polyfuse.inference import milliseconds_per_image, predict
+from polyfuse.data.base import Splits
+from polyfuse.determinism import seeded
+from polyfuse.errors import RecipeError, RunError, printable
+from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
+from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
-from polyfuse.sequences import strings
 from polyfuse.training.base import Strategy
 from polyfuse.training.loop import Task, train
 
-if TYPE_CHECKING:
-    import pandas
-
-SCHEMA = 1
 Progress = Callable[[str, float, float, str], None]
 
 
@@ -42,97 +38,6 @@ def silent(name: str, done: float, total: float, note: str = "") -> None:
     Example:
         >>> silent("data", 1, 2)
     """
-
-
-class Run:
-    """A RUN folder: its recipe, members, scoreboard and submission. It may be moved.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        RunError: no RUN folder.
-
-    Example:
-        >>> Run("/no/such/run")
-        Traceback (most recent call last):
-        polyfuse.errors.RunError: '/no/such/run' is no RUN folder: it has no run.json; ...
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        """Read what the run is; members and scores are read when asked for."""
-        self.path = Path(path)
-        if not (self.path / "run.json").is_file():
-            raise RunError(
-                f"'{printable(path)}' is no RUN folder: it has no run.json; "
-                "make one: polyfuse run street_numbers --out RUN"
-            )
-        self.record: Mapping[str, Any] = durable.read_json(self.path / "run.json")
-        _check_record(self.path, self.record)
-
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        """The recipe as it was run."""
-        recipe: Mapping[str, Any] = self.record["recipe"]
-        return recipe
-
-    @property
-    def population(self) -> Population:
-        """The members."""
-        return Population.open(self.path)
-
-    @property
-    def scoreboard(self) -> Scoreboard:
-        """The scores."""
-        return read_scoreboard(self.path)
-
-    def predict(
-        self,
-        data: str | Path | Split,
-        *,
-        fusion: str | None = None,
-        recipe: str | Path | None = None,
-    ) -> list[tuple[str, str]]:
-        """Apply a fusion to new inputs.
-
-        Args:
-            data: a folder of images, a `.npy` array, or a split.
-            fusion: a row of the scoreboard; by default the one that is best on validation.
-            recipe: the recipe file, needed only where it names the user's own code: code is never
-                imported because a RUN folder says so.
-
-        Returns:
-            (name, answer) an input: the string read, or the number of the class.
-
-        Raises:
-            RecipeError: the recipe names code, and `recipe` was not given.
-            DataError: inputs that do not fit the run.
-        """
-        plan = _plan_of(self, recipe)
-        population = self.population
-        index = population.index
-        row = self.scoreboard.row(fusion or self.scoreboard.best)
-        if row["kind"] != "member" and row["name"] not in plan.fusions:
-            raise RunError(
-                f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
-                f"{printable(row['name'])}; run the recipe again to rebuild it"
-            )
-        split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
-        chosen = [m for m in population.members if m.index in row["members"]]
-        logits = np.stack([predict(member.model(plan.factory), split) for member in chosen])
-        combiner = mean_probability if row["kind"] == "member" else plan.fusions[row["name"]]
-        return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return the scoreboard as a pandas DataFrame."""
-        return self.scoreboard.to_pandas()
-
-    def __repr__(self) -> str:
-        """Name the folder."""
-        return f"Run({str(self.path)!r})"
-
-    def _repr_html_(self) -> str:
-        return self.scoreboard._repr_html_()
 
 
 def run(
@@ -178,6 +83,7 @@ def run(
         _begin(root, plan)
         durable.remove_leftovers(root)
         splits = _data(plan, progress)
+        _check_fusions(plan, splits)
         population, strategy = _train(root, plan, splits, workers, deadline, progress)
         board = _compare(population, plan, strategy, splits, progress)
         write_submission(population, board)
@@ -225,19 +131,6 @@ def write_submission(population: Population, board: Scoreboard) -> None:
     durable.write_bytes(population.path / "submission.csv", text.encode())
 
 
-def answers(prediction: Any, blank: int | None) -> list[str]:
-    """Return predictions as text: strings where there is a blank class, else class numbers.
-
-    Example:
-        >>> answers(np.array([[4, 2, 10]]), 10), answers(np.array([[0.1, 0.9]]), None)
-        (['42'], ['1'])
-    """
-    if blank is not None:
-        return strings(prediction, blank=blank)
-    classes = prediction if prediction.dtype.kind in "iu" else prediction.argmax(-1)
-    return [str(c) for c in classes.tolist()]
-
-
 def _begin(root: Path, plan: Plan) -> None:
     """Claim the folder for this recipe, or find that it is ours already.
 
@@ -275,20 +168,8 @@ def _trained(root: Path) -> bool:
     return any(any((root / part).glob("*")) for part in ("members", "resume"))
 
 
-def _check_record(root: Path, record: Any) -> None:
-    if (
-        not isinstance(record, dict)
-        or record.get("schema") != SCHEMA
-        or not isinstance(record.get("recipe"), dict)
-    ):
-        raise RunError(
-            f"'{printable(root)}/run.json' is no record of schema {SCHEMA}; restore it, "
-            "or name another folder"
-        )
-
-
 def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
-    _check_record(root, record)
+    check_record(root, record)
     found = list(recipe_source.differences(record["recipe"], json.loads(json.dumps(plan.tree))))
     if found:
         shown = [f"{key} is {was!r} there and {now!r} here" for key, was, now in found[:5]]
@@ -307,6 +188,25 @@ def _data(plan: Plan, progress: Progress) -> Splits:
     total = sum(len(split) for split in splits)
     progress("data", total, total, "")
     return splits
+
+
+def _check_fusions(plan: Plan, splits: Splits) -> None:
+    """Try every fusion on an untrained model's answers: a misfit is known before any training."""
+    with seeded(plan.seed):
+        model = plan.factory()
+    check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
+    logits = predict(model, splits.val, np.arange(1))
+    for name, fusion in plan.fusions.items():
+        try:
+            said = np.asarray(fusion(np.stack([logits, logits])))
+        except Exception as error:  # a user's function may raise anything
+            fact = f"fusions: {name} does not fit the task: {printable(error)}"
+            raise RecipeError(fact) from error
+        if said.shape != (logits.shape[:-1] if said.dtype.kind in "iu" else logits.shape):
+            raise RecipeError(
+                f"fusions: {name} maps {(2, *logits.shape)} to {said.dtype} of {said.shape}; it "
+                f"must return probabilities {logits.shape} or int64 classes {logits.shape[:-1]}"
+            )
 
 
 def _train(
@@ -372,20 +272,3 @@ def _compare(
         replicates=plan.replicates,
         seed=plan.seed,
     )
-
-
-def _plan_of(run: Run, recipe: str | Path | None) -> Plan:
-    """Return a run's plan; code is imported only from a recipe that the user names here."""
-    source = recipe_source.read(run.path / "recipe.yaml")
-    if recipe is None:
-        return check(source, trusted=False)
-    return check(source, trusted=set(_texts(recipe_source.read(find(recipe)).tree)))
-
-
-def _texts(node: Any) -> Iterator[str]:
-    """Yield every text in a recipe's tree."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from _texts(child)

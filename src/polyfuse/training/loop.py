@@ -17,8 +17,9 @@ from polyfuse.determinism import seeded, threads
 from polyfuse.errors import TrainingError
 from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
 from polyfuse.inference import check_labels, predict
+from polyfuse.labels import write_labels
 from polyfuse.metrics import metrics_for
-from polyfuse.population import Population, write_labels, write_member
+from polyfuse.population import Population, write_member
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.training.base import Job, Strategy

@@ -1,0 +1,168 @@
+"""A RUN folder, opened: its recipe, members, scores, and answers for new inputs."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polyfuse import durable
+from polyfuse.combine import mean_probability
+from polyfuse.data import new_inputs
+from polyfuse.data.base import Split
+from polyfuse.errors import RunError, printable
+from polyfuse.inference import predict
+from polyfuse.population import Population
+from polyfuse.recipes import source as recipe_source
+from polyfuse.recipes.schema import Plan, check
+from polyfuse.recipes.shipped import find
+from polyfuse.scoreboard import Scoreboard, read_scoreboard
+from polyfuse.sequences import strings
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+
+
+class Run:
+    """A RUN folder: its recipe, members, scoreboard and submission. It may be moved.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: no RUN folder.
+
+    Example:
+        >>> Run("/no/such/run")
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: '/no/such/run' is no RUN folder: it has no run.json; ...
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read what the run is; members and scores are read when asked for."""
+        self.path = Path(path)
+        if not (self.path / "run.json").is_file():
+            raise RunError(
+                f"'{printable(path)}' is no RUN folder: it has no run.json; "
+                "make one: polyfuse run street_numbers --out RUN"
+            )
+        self.record: Mapping[str, Any] = durable.read_json(self.path / "run.json")
+        check_record(self.path, self.record)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe as it was run."""
+        recipe: Mapping[str, Any] = self.record["recipe"]
+        return recipe
+
+    @property
+    def population(self) -> Population:
+        """The members."""
+        return Population.open(self.path)
+
+    @property
+    def scoreboard(self) -> Scoreboard:
+        """The scores."""
+        return read_scoreboard(self.path)
+
+    def predict(
+        self,
+        data: str | Path | Split,
+        *,
+        fusion: str | None = None,
+        recipe: str | Path | None = None,
+    ) -> list[tuple[str, str]]:
+        """Apply a fusion to new inputs.
+
+        Args:
+            data: a folder of images, a `.npy` array, or a split.
+            fusion: a row of the scoreboard; by default the one that is best on validation.
+            recipe: the recipe file, needed only where it names the user's own code: code is never
+                imported because a RUN folder says so.
+
+        Returns:
+            (name, answer) an input: the string read, or the number of the class.
+
+        Raises:
+            RecipeError: the recipe names code, and `recipe` was not given.
+            DataError: inputs that do not fit the run.
+        """
+        plan = _plan_of(self, recipe)
+        population = self.population
+        index = population.index
+        row = self.scoreboard.row(fusion or self.scoreboard.best)
+        if row["kind"] != "member" and row["name"] not in plan.fusions:
+            raise RunError(
+                f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
+                f"{printable(row['name'])}; run the recipe again to rebuild it"
+            )
+        split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
+        chosen = [m for m in population.members if m.index in row["members"]]
+        logits = np.stack([predict(member.model(plan.factory), split) for member in chosen])
+        combiner = mean_probability if row["kind"] == "member" else plan.fusions[row["name"]]
+        return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the scoreboard as a pandas DataFrame."""
+        return self.scoreboard.to_pandas()
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.scoreboard._repr_html_()
+
+
+def answers(prediction: Any, blank: int | None) -> list[str]:
+    """Return predictions as text: strings where there is a blank class, else class numbers.
+
+    Example:
+        >>> answers(np.array([[4, 2, 10]]), 10), answers(np.array([[0.1, 0.9]]), None)
+        (['42'], ['1'])
+    """
+    if blank is not None:
+        return strings(prediction, blank=blank)
+    classes = prediction if prediction.dtype.kind in "iu" else prediction.argmax(-1)
+    return [str(c) for c in classes.tolist()]
+
+
+def check_record(root: Path, record: Any) -> None:
+    """Refuse a `run.json` that is none.
+
+    Raises:
+        RunError: it is no record of this schema.
+
+    Example:
+        >>> check_record(Path("RUN"), [])
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: 'RUN/run.json' is no record of schema 1; restore it, ...
+    """
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") != SCHEMA
+        or not isinstance(record.get("recipe"), dict)
+    ):
+        raise RunError(
+            f"'{printable(root)}/run.json' is no record of schema {SCHEMA}; restore it, "
+            "or name another folder"
+        )
+
+
+def _plan_of(run: Run, recipe: str | Path | None) -> Plan:
+    """Return a run's plan; code is imported only from a recipe that the user names here."""
+    source = recipe_source.read(run.path / "recipe.yaml")
+    if recipe is None:
+        return check(source, trusted=False)
+    return check(source, trusted=set(_texts(recipe_source.read(find(recipe)).tree)))
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Yield every text in a recipe's tree."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _texts(child)
