@@ -120,6 +120,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         >>> check(parse(text, "mine.yaml")).options.epochs
         20
     """
+    _refuse_infinite(source, source.tree, ())
     outline = _validated(_Recipe, source.tree, (), source)
     scoreboard = _validated(_Scoreboard, source.tree.get("scoreboard", {}), ("scoreboard",), source)
     found = {
@@ -129,7 +130,6 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     }
     options = _fit_options(source, found)
     fusions = _fusions(source, trusted)
-    _refuse_infinite(source, source.tree, ())
     if not source.faults:
         _try(source, found["model"], options)
     source.check()
