@@ -6,12 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyfuse import Arrays, Member, kfold
-from polyfuse.errors import DataError
+from polyfuse.errors import DataError, RunError
 
 
 def split(rows, groups=None, labels=None):
     labels = np.zeros(rows, int) if labels is None else labels
     return Arrays(np.zeros((rows, 1)), labels, groups)
+
+
+def trained(job, folder):
+    return Member(folder, {"index": job.index, "seed": job.seed, **job.facts})
 
 
 def parts(job):
@@ -85,9 +89,17 @@ def test_the_seed_decides_rows_and_seeds():
 
 def test_done_members_are_not_due_again(tmp_path):
     plan = kfold(split(12), folds=3)
+    done = [trained(job, tmp_path) for job in plan.jobs([])]
     assert plan.size == 3
-    assert [job.index for job in plan.jobs([Member(tmp_path, {"index": 1})])] == [0, 2]
-    assert plan.jobs([Member(tmp_path, {"index": i}) for i in range(3)]) == []
+    assert [job.index for job in plan.jobs(done[1:2])] == [0, 2]
+    assert plan.jobs(done) == []
+
+
+@pytest.mark.parametrize("other", [{"folds": 4}, {"folds": 2}, {"seed": 1}])
+def test_members_of_another_plan_are_refused(other, tmp_path):
+    done = [trained(job, tmp_path) for job in kfold(split(12), folds=3).jobs([])]
+    with pytest.raises(RunError, match="trained by another plan than"):
+        kfold(split(12), **{"folds": 3, **other}).jobs(done)
 
 
 def test_a_job_says_what_it_is():

@@ -235,6 +235,15 @@ def test_a_half_written_member_stands_in_the_way_and_stays(clean, tmp_path):
 
 def test_progress_of_other_options_is_refused_and_the_member_named(clean, tmp_path):
     with pytest.raises(Killed):
-        polyfuse.train(plan(tiny.splits()), tiny.task(), tmp_path, watch=kill_at(1, 1))
-    with pytest.raises(TrainingError, match=r"member 1: .*001.safetensors' keeps the progress of"):
+        polyfuse.train(plan(tiny.splits()), tiny.task(), tmp_path, watch=kill_at(0, 1))
+    with pytest.raises(TrainingError, match=r"member 0: .*000.safetensors' keeps the progress of"):
         polyfuse.train(plan(tiny.splits()), tiny.task(clip=0.5), tmp_path)
+
+
+def test_members_of_other_options_are_refused_and_stay(clean, tmp_path):
+    shutil.copytree(clean.path, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(RunError, match=r"000' was trained with other options.*clip=None"):
+        polyfuse.train(plan(tiny.splits()), tiny.task(clip=0.5), tmp_path)
+    with pytest.raises(RunError, match="000' was trained by another plan than 2 folds"):
+        polyfuse.train(plan(tiny.splits(), folds=2), tiny.task(), tmp_path)
+    assert tiny.hashes(tmp_path) == tiny.hashes(clean.path)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from polyfuse.classical import fold_rows, inner_slice
 from polyfuse.data.base import Split
+from polyfuse.errors import RunError
 from polyfuse.population import Member
 from polyfuse.training.base import Job
 
@@ -24,7 +25,13 @@ class KFold:
         return len(self.all_jobs)
 
     def jobs(self, done: Sequence[Member]) -> Sequence[Job]:
-        """Return the folds that have no member yet; all may run at once."""
+        """Return the folds that have no member yet; all may run at once.
+
+        Raises:
+            RunError: a member of another plan: other folds, or another seed.
+        """
+        for member in done:
+            _refuse_another_plan(member, self.all_jobs)
         there = {member.index for member in done}
         return [job for job in self.all_jobs if job.index not in there]
 
@@ -62,6 +69,16 @@ def kfold(split: Split, *, folds: int = 5, stop_fraction: float = 0.1, seed: int
         facts = {"strategy": "kfold", "fold": index, "folds": folds}
         jobs.append(Job(index, seeds[index], learn, stop, _sorted(held_out), facts))
     return KFold(tuple(jobs))
+
+
+def _refuse_another_plan(member: Member, jobs: Sequence[Job]) -> None:
+    job = jobs[member.index] if member.index < len(jobs) else None
+    planned = None if job is None else {**job.facts, "seed": job.seed}
+    if planned is None or planned != {key: member.record.get(key) for key in planned}:
+        raise RunError(
+            f"'{member.path}' was trained by another plan than {len(jobs)} folds with this seed; "
+            "name another folder, or train with the plan that it was begun with"
+        )
 
 
 def _sorted(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,12 +14,12 @@ from polyfuse import durable
 from polyfuse.combine import mean_probability
 from polyfuse.data.base import Rows, Split, Splits
 from polyfuse.determinism import seeded, threads
-from polyfuse.errors import TrainingError
+from polyfuse.errors import RunError, TrainingError, printable
 from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
 from polyfuse.inference import check_labels, predict
 from polyfuse.labels import write_labels
 from polyfuse.metrics import metrics_for
-from polyfuse.population import Population, write_member
+from polyfuse.population import Member, Population, write_member
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.training.base import Job, Strategy
@@ -102,8 +102,9 @@ def _train_missing(
     watch: Watch,
 ) -> Population:
     population = Population.open(root)
-    for member in population.members:  # killed between its commit and this removal
-        durable.remove(_resume_file(root, member.index))
+    for member in population.members:
+        _refuse_other_options(member, task)
+        durable.remove(_resume_file(root, member.index))  # killed after its commit
     while jobs := strategy.jobs(population.members):
         function = partial(train_member, task=task, root=root, deadline=deadline)
         before = len(population.members)
@@ -160,6 +161,14 @@ def train_member(
     return True
 
 
+def _refuse_other_options(member: Member, task: Task) -> None:
+    if member.record.get("options") != task.options.fingerprint():
+        raise RunError(
+            f"'{member.path}' was trained with other options: "
+            f"{printable(member.record.get('options'), 600)}; name another folder, or use those"
+        )
+
+
 def _resume_file(root: Path, index: int) -> Path:
     return root / "resume" / f"{index:03d}.safetensors"
 
@@ -173,6 +182,7 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         "index": job.index,
         **job.facts,
         "seed": job.seed,
+        "options": task.options.fingerprint(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "fingerprint": fitted.fingerprint,
         "best_epoch": fitted.best_epoch,
