@@ -60,7 +60,8 @@ class Bars:
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self._progress.start()
+        if self._live:
+            self._progress.start()
         return self
 
     def __exit__(
@@ -70,7 +71,8 @@ class Bars:
         trace: TracebackType | None,
     ) -> None:
         """Stop drawing and leave the bars as they are."""
-        self._progress.stop()
+        if self._live:
+            self._progress.stop()
 
     def __call__(self, name: str, done: float, total: float, note: str = "") -> None:
         """Show how far the work of this name is."""
