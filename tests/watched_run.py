@@ -67,10 +67,10 @@ def main(root: Path) -> None:
         polyfuse.FitOptions(epochs=1),
     )
     with durable.locked(root):
-        polyfuse.compare_fusions(polyfuse.train(polyfuse.kfold(data, folds=2), task, root))
-        # Some members more: the fusions are made anew.
-        more = polyfuse.kfold(data, folds=3)
-        polyfuse.compare_fusions(polyfuse.train(more, task, root))
+        population = polyfuse.train(polyfuse.kfold(data, folds=2), task, root)
+        polyfuse.compare_fusions(population)
+        # Another function of that name: its fusion is made anew.
+        polyfuse.compare_fusions(population, fusions={"mean_logit": polyfuse.mean_probability})
     (root / "rogue.txt").write_text("not by durable.py")
     print(json.dumps(seen))
 
