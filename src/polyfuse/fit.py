@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Notify = Callable[[float, float, str], None]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
 
 
 def silent(done: float, total: float, note: str = "") -> None:
@@ -70,8 +72,8 @@ class FitOptions:
     patience: int | None = None
     accumulate: int = 1
     clip: float | None = None
-    precision: str = "32-true"
-    accelerator: str = "auto"
+    precision: Precision = "32-true"
+    accelerator: Accelerator = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -338,7 +340,7 @@ def _fabric(options: FitOptions) -> "Fabric":
     from lightning_fabric import Fabric
 
     try:
-        return Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)  # type: ignore[arg-type]  # Fabric checks the name itself
+        return Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"Lightning Fabric refuses accelerator={options.accelerator!r}, "

@@ -202,8 +202,9 @@ def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: Trust
     module, _, attribute = name.partition(":")
     try:
         function = _imported(module, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        source.blame(path, f"cannot import '{printable(name)}': {printable(error)}")
+    except Exception as error:  # a user's module may raise anything
+        fact = f"{printable(error)} ({type(error).__name__})"
+        source.blame(path, f"cannot import '{printable(name)}': {fact}")
         return None
     if not callable(function):
         source.blame(path, f"'{printable(name)}' is a {type(function).__name__}, not a function")

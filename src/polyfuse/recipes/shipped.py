@@ -46,6 +46,6 @@ def find(name: str | Path) -> Path:
     if str(name) in known:
         return known[str(name)]
     raise RecipeError(
-        f"no recipe '{printable(name)}'{did_you_mean(str(name), known)} "
+        f"no recipe '{printable(name)}'{did_you_mean(str(name), known) or '.'} "
         f"Name a file, or a shipped recipe: {', '.join(known)}"
     )
