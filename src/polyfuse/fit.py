@@ -1,6 +1,5 @@
 """Train one member, on Lightning Fabric: early stopping, best epoch kept, resumed bit for bit."""
 
-import copy
 import hashlib
 import math
 import time
@@ -354,4 +353,4 @@ def _describe(value: Any) -> str:
         return f"{_describe(value.func)}({sorted(value.keywords.items())}, {value.args})"
     if callable(value):
         return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return repr(copy.copy(value))
+    return repr(value)

@@ -2,7 +2,7 @@
 
 A metric maps `(prediction, labels)` to `Terms`: a numerator and a denominator a sample. Its value
 is `sum numerator / sum denominator`, and a bootstrap replicate only weights both by how often each
-sample was drawn. `METRICS` is the one list of names that recipes may use.
+sample was drawn. `METRICS` lists them; `metrics_for` picks those that fit a task.
 """
 
 from collections.abc import Callable

@@ -83,7 +83,8 @@ class Run:
                 imported because a RUN folder says so.
 
         Returns:
-            (name, answer) an input: the string read, or the number of the class.
+            A pair (name, answer) for each input; the answer is the string that was read, or the
+            number of the class.
 
         Raises:
             RecipeError: the recipe names code, and `recipe` was not given.
