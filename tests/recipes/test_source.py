@@ -290,6 +290,14 @@ def test_the_last_setting_wins_and_forgets_what_was_below():
     assert source.place(("fit", "optimizer", "lr")) == "--set fit.optimizer=sgd"
 
 
+def test_a_key_that_set_makes_is_blamed_on_it_and_not_on_a_line():
+    source = parse("# one\nname: a\nfit: {epochs: 3}\n", "mine.yaml")
+    apply(source, ["modl.width=3", "fit.optimizer.lr=1"])
+    assert source.place(("modl",)) == "--set modl.width=3"
+    assert source.place(("fit", "optimizer")) == "--set fit.optimizer.lr=1"
+    assert source.place(("fit",)) == "line 3"
+
+
 def test_put_makes_a_mapping_of_a_bare_name_and_keeps_the_rest():
     source = parse("fit: {optimizer: adamw, epochs: 3}", "mine.yaml")
     put(source, "fit.optimizer.lr", 0.1, "here")

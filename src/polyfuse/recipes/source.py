@@ -177,12 +177,13 @@ def put(source: Source, key: str, value: Any, where: str) -> None:
     """
     *parents, last = key.split(".")
     node: dict[str, Any] = source.tree
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         child = node.get(parent)
         if isinstance(child, str):  # a component given by its bare name
             node[parent] = child = {"name": child}
         if child is None:
             node[parent] = child = {}
+            source.where[tuple(parents[:depth])] = where
         if not isinstance(child, dict):
             source.faults.append(Fault(where, key, f"'{parent}' is a value, it has no keys"))
             return
