@@ -68,9 +68,9 @@ def compare_fusions(
         polyfuse.errors.RunError: there is no RUN folder '/no/such/run'; make one: polyfuse demo
     """
     blank = population.index["blank"]
-    chosen = _chosen(fusions, blank)
-    fused = _members(population) + [_fuse(population, name, f) for name, f in chosen.items()]
-    for entry in fused[len(population.members) :]:
+    single, together = _fused(population, _chosen(fusions, blank))
+    fused = single + together
+    for entry in together:
         write_fusion(population, *entry)
     metrics = metrics_for(blank)
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
@@ -116,9 +116,13 @@ def _chosen(
     return {name: FUSIONS[name] for name in fusions}
 
 
-def _members(population: Population) -> list[Fused]:
+def _fused(
+    population: Population, fusions: Mapping[str, Callable[..., Any]]
+) -> tuple[list[Fused], list[Fused]]:
+    """Return what each member and each fusion says; the members' files are read once."""
     stacks = {split: population.stack(split) for split in SPLITS}
-    return [
+    indices = tuple(member.index for member in population.members)
+    single = [
         Fused(
             member.name,
             (member.index,),
@@ -126,11 +130,12 @@ def _members(population: Population) -> list[Fused]:
         )
         for i, member in enumerate(population.members)
     ]
-
-
-def _fuse(population: Population, name: str, combiner: Callable[..., Any]) -> Fused:
-    members = tuple(member.index for member in population.members)
-    return Fused(name, members, {s: np.asarray(combiner(population.stack(s))) for s in SPLITS})
+    # A user's function may write into what it is given, so each gets its own copy.
+    together = [
+        Fused(name, indices, {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()})
+        for name, f in fusions.items()
+    ]
+    return single, together
 
 
 def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:

@@ -119,11 +119,9 @@ def write_submission(population: Population, board: Scoreboard) -> None:
         'write_submission'
     """
     row = board.row(board.best)
-    stack = population.stack("test")
     if row["kind"] == "member":
-        (index,) = row["members"]
-        at = [m.index for m in population.members].index(index)
-        read = mean_probability(stack[at : at + 1])
+        (member,) = (m for m in population.members if m.index in row["members"])
+        read = mean_probability(member.predictions("test")[None])
     else:
         read = population.fused(row["name"], "test")
     lines = zip(population.names("test"), answers(read, population.index["blank"]), strict=True)
