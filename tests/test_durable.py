@@ -224,7 +224,7 @@ def test_folders_are_made_with_their_parents_and_may_be_there(tmp_path):
 
 def test_each_made_folder_is_synced_in_its_parent(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(durable, "sync_folder", lambda folder: seen.append(folder))
+    monkeypatch.setattr(durable.folders, "sync_folder", lambda folder: seen.append(folder))
     durable.make_folder(tmp_path / "a" / "b")
     assert seen == [tmp_path, tmp_path / "a"]
 

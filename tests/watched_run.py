@@ -50,9 +50,9 @@ def writes(mode: str | None, flags: int) -> bool:
 
 
 def by_durable() -> bool:
-    frame = sys._getframe()
+    folder, frame = os.path.dirname(durable.__file__), sys._getframe()
     while frame := frame.f_back:
-        if frame.f_code.co_filename == durable.__file__:
+        if os.path.dirname(frame.f_code.co_filename) == folder:
             return True
     return False
 
