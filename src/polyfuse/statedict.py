@@ -1,10 +1,122 @@
-"""State dicts: taking nested training state apart into tensors and plain data, and back."""
+"""State dicts: matching names over several of them, telling buffers, taking nested ones apart."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from polyfuse.errors import CheckpointError, printable
+from polyfuse.errors import CheckpointError, did_you_mean, printable
+
+# What wrappers put before, or between, the components of a name.
+PREFIXES = ("module", "_orig_mod", "model", "ema")
+_ANYWHERE = ("module", "_orig_mod")
+_SHOWN = 5
+
+
+class Match(NamedTuple):
+    """Which names of several state dicts belong together.
+
+    Attributes:
+        columns: by the first state dict's name, the name in each of them.
+        faults: what does not match, a sentence each.
+        notes: what was done to match them, a sentence each.
+    """
+
+    columns: Mapping[str, tuple[str, ...]]
+    faults: Sequence[str]
+    notes: Sequence[str]
+
+
+def match_names(names: Sequence[Iterable[str]], titles: Sequence[str]) -> Match:
+    """Match the names of several state dicts, with and without the prefixes of wrappers.
+
+    Names that are equal match. Where they are not all equal, `module.`, `_orig_mod.`, `model.` and
+    `ema.` in front, in any nesting, and `module.` and `_orig_mod.` anywhere are set aside, unless
+    two names of one state dict would then be the same.
+
+    Args:
+        names: of each state dict.
+        titles: what to call each one in a message.
+
+    Example:
+        >>> match_names([["a.w"], ["module._orig_mod.a.w"]], ["one", "two"]).columns
+        {'a.w': ('a.w', 'module._orig_mod.a.w')}
+    """
+    lists = [list(each) for each in names]
+    columns: dict[str, tuple[str, ...]] = {name: (name,) for name in lists[0]}
+    faults, notes = [], []
+    for title, theirs in zip(titles[1:], lists[1:], strict=True):
+        pairs = _paired(lists[0], theirs)
+        missing = [name for name in lists[0] if name not in pairs]
+        extra = sorted(set(theirs) - set(pairs.values()))
+        if missing:
+            faults.append(_lacking(title, missing, theirs, f"'{printable(titles[0])}' has"))
+        if extra:
+            faults.append(_lacking(titles[0], extra, lists[0], f"'{printable(title)}' has"))
+        if renamed := [name for name, other in pairs.items() if name != other]:
+            notes.append(
+                f"'{printable(title)}' names {len(renamed):,} tensors otherwise "
+                f"('{printable(pairs[renamed[0]])}' is '{printable(renamed[0])}'); "
+                "matched without the prefixes, the result has the first checkpoint's names"
+            )
+        columns = {k: (*v, pairs[k]) for k, v in columns.items() if k in pairs}
+    return Match(columns, faults, notes)
+
+
+def canonical(name: str) -> str:
+    """Return a name without what wrappers put into it.
+
+    Example:
+        >>> canonical("module.model.encoder._orig_mod.weight")
+        'encoder.weight'
+    """
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in PREFIXES:
+        del parts[0]
+    inner = [part for part in parts[:-1] if part not in _ANYWHERE]
+    return ".".join([*inner, parts[-1]])
+
+
+def _paired(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
+    """Return, by our name, their name of the same tensor."""
+    if set(ours) == set(theirs):
+        return {name: name for name in ours}
+    short = {canonical(name): name for name in ours}, {canonical(name): name for name in theirs}
+    if len(short[0]) < len(ours) or len(short[1]) < len(theirs):
+        return {name: name for name in ours if name in set(theirs)}
+    return {name: short[1][c] for c, name in short[0].items() if c in short[1]}
+
+
+def _lacking(title: str, names: Sequence[str], known: Sequence[str], who: str) -> str:
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    near = did_you_mean(names[0], known[:10_000]) if len(names) == 1 else ""
+    return f"'{printable(title)}' lacks {len(names):,} that {who}: {shown}{more}{near}"
+
+
+def role(name: str, names: Iterable[str]) -> str:
+    """Tell what a tensor is by its name: a parameter, or a statistic of batch-norm.
+
+    Args:
+        name: of the tensor.
+        names: all names of its state dict, as a set or a mapping.
+
+    Returns:
+        `parameter`, `running_mean`, `running_var` or `counter`.
+
+    Example:
+        >>> role("bn.running_var", {"bn.running_mean", "bn.running_var"})
+        'running_var'
+        >>> role("bn.weight", {"bn.weight"}), role("bn.num_batches_tracked", {})
+        ('parameter', 'counter')
+    """
+    layer, _, last = name.rpartition(".")
+    if last == "num_batches_tracked":
+        return "counter"
+    pair = ("running_mean", "running_var")
+    if last in pair and all(f"{layer}.{each}".lstrip(".") in names for each in pair):
+        return last
+    return "parameter"
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:

@@ -6,6 +6,7 @@ element stands alone, or in two passes where a number over the whole tensor come
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -66,14 +67,29 @@ def accumulator(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors in the dtype to compute in.
+    """Return the tensors in fp64, for methods that are more than a sum.
 
     Raises:
         PolyfuseError: none, shapes that differ, or integers.
 
     Example:
         >>> widened([torch.ones(2, dtype=torch.float16)])[0].dtype
-        torch.float32
+        torch.float64
+    """
+    check_tensors(tensors)
+    return [t.detach().double() for t in tensors]
+
+
+def check_tensors(tensors: Sequence[Tensor]) -> None:
+    """Refuse what cannot be merged.
+
+    Raises:
+        PolyfuseError: no tensors, shapes that differ, or integers.
+
+    Example:
+        >>> check_tensors([torch.ones(2), torch.ones(3)])
+        Traceback (most recent call last):
+        polyfuse.errors.PolyfuseError: tensors of one shape are needed, got [(2,), (3,)]
     """
     if not tensors:
         raise PolyfuseError("nothing to merge: got no tensors; give at least one")
@@ -83,8 +99,6 @@ def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
     if not all(t.dtype.is_floating_point for t in tensors):
         kinds = sorted({str(t.dtype) for t in tensors})
         raise PolyfuseError(f"floating tensors are needed, got {', '.join(kinds)}; call .float()")
-    wide = accumulator(*(t.dtype for t in tensors))
-    return [t.detach().to(wide) for t in tensors]
 
 
 def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) -> None:
@@ -115,7 +129,9 @@ def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:
         >>> combine([torch.tensor([1.0]), torch.tensor([2.0])], Linear((1.0, 1.0), 2.0))
         tensor([1.5000])
     """
-    terms = widened(tensors)
+    check_tensors(tensors)
+    wide = accumulator(*(t.dtype for t in tensors))
+    terms = [t.detach().to(wide) for t in tensors]
     if len(linear.coefficients) != len(terms):
         raise PolyfuseError(
             f"got {len(linear.coefficients)} weights for {len(terms)} tensors; give one each"
@@ -138,8 +154,8 @@ def measured(tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Te
         tensor(70000., dtype=torch.float64)
     """
     blocks = range(0, max(1, len(tensors[0])), BLOCK)
-    parts = [measure([t[start : start + BLOCK] for t in tensors]) for start in blocks]
-    return torch.stack(parts).cumsum(0)[-1]
+    parts = (measure([t[start : start + BLOCK] for t in tensors]) for start in blocks)
+    return reduce(torch.add, parts)
 
 
 def check_count(name: str, count: int, expected: str, fits: bool) -> None:

@@ -32,8 +32,9 @@ def slerp(tensors: Sequence[Tensor], *, t: float = 0.5) -> Tensor:
         tensor([0.7071, 0.7071])
     """
     check_count("slerp", len(tensors), "two", len(tensors) == 2)
-    flat = [tensor.reshape(-1) for tensor in widened(tensors)]
-    return combine(tensors, arc(measured(flat, dots), t=t))
+    wide = widened(tensors)
+    numbers = measured([tensor.reshape(-1) for tensor in wide], dots)
+    return along(wide, numbers, t=t).to(tensors[0].dtype)
 
 
 def dots(pair: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,120 @@
+"""SHA-256 and CRC-32 of whole files, in background threads; they start before torch is imported.
+
+Hashing releases Python's lock, so one core hashes the inputs while another imports torch. This file
+imports nothing but the standard library.
+"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from polyfuse.errors import CheckpointError, printable
+
+PIECE = 1 << 20
+Result = TypeVar("Result")
+Identity = tuple[int, int, int, int]  # device, inode, size, time of change in ns
+
+
+class Digests:
+    """Hashes of files, each made once and kept as long as the file stays the same.
+
+    Args:
+        threads: that hash side by side.
+
+    Example:
+        >>> with Digests() as digests:
+        ...     digests.sha256(Path(__file__)) == digests.sha256(Path(__file__))
+        True
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        """Start nothing yet."""
+        self._pool = ThreadPoolExecutor(threads, "digest")
+        self._begun: dict[Identity, Future[str]] = {}
+        self._ended = False
+
+    def begin(self, paths: Iterable[Path]) -> None:
+        """Begin to hash these files; what cannot be read is told when it is asked for."""
+        for path in paths:
+            identity = _identity(path)
+            if identity is not None and identity not in self._begun:
+                self._begun[identity] = self._pool.submit(self._sha256, path)
+
+    def sha256(self, path: Path) -> str:
+        """Return a file's SHA-256 as 64 hexadecimal digits, once it is there.
+
+        Raises:
+            CheckpointError: the file cannot be read, or was changed meanwhile.
+        """
+        self.begin([path])
+        identity = _identity(path)
+        if identity is None or identity not in self._begun:
+            raise CheckpointError(f"cannot read '{printable(path)}': it is no regular file")
+        digest = self._begun[identity].result()
+        if _identity(path) != identity:
+            raise CheckpointError(
+                f"'{printable(path)}' was changed while it was read; wait until its writer is "
+                "done, then type the same command again"
+            )
+        return digest
+
+    def later(self, function: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Call a function in one of the threads."""
+        return self._pool.submit(function, *arguments)
+
+    def close(self) -> None:
+        """Give up what is not done."""
+        self._ended = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        """Return itself, to be closed when the block ends."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give up what is not done."""
+        self.close()
+
+    def _sha256(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        buffer = bytearray(PIECE)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                while (count := file.readinto(buffer)) and not self._ended:
+                    digest.update(memoryview(buffer)[:count])
+        except OSError as error:
+            raise CheckpointError(f"cannot read '{printable(path)}': {error.strerror}") from None
+        return digest.hexdigest()
+
+
+def crc32(read: Callable[[int, int], bytes], start: int, length: int) -> int:
+    """Return the CRC-32 of a stretch of a file.
+
+    Args:
+        read: `(offset, length) -> bytes`.
+        start: first byte.
+        length: bytes.
+
+    Example:
+        >>> crc32(lambda offset, length: b"123456789"[offset : offset + length], 0, 9) == 0xCBF43926
+        True
+    """
+    crc = 0
+    for offset in range(start, start + length, PIECE):
+        crc = zlib.crc32(read(offset, min(PIECE, start + length - offset)), crc)
+    return crc
+
+
+def _identity(path: Path) -> Identity | None:
+    """Return what tells a file from others; None where it is no regular file."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not path.is_file():  # a FIFO would wait for a writer
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -1,0 +1,221 @@
+"""Carry out a plan: threads that read, sum and write, claims for resuming, provenance last."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from polyfuse.checkpoints.base import Check
+from polyfuse.determinism import threads as torch_threads
+from polyfuse.digests import Digests, crc32
+from polyfuse.errors import CheckpointError, printable
+from polyfuse.streaming.base import Item, Plan, Progress, beside, silent
+from polyfuse.streaming.compute import Census, Scratch, compute
+from polyfuse.streaming.outputs import Files, Memory, Output
+
+CLAIM = 128 << 20  # bytes of output between two claims; each one waits for the disk
+_GLANCE = 0.1  # seconds between two looks at the threads
+
+
+def execute(
+    plan: Plan,
+    *,
+    digests: Digests | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+    claim_bytes: int = CLAIM,
+) -> list[dict[str, Tensor]]:
+    """Make all outputs of a plan.
+
+    Args:
+        plan: of `make_plan`.
+        digests: of the inputs, perhaps begun already; None neither hashes the inputs nor checks the
+            CRCs that they state (for files that you trust).
+        resume: go on with an interrupted merge of the same inputs and options, where there is one;
+            and keep what is done if this one fails.
+        progress: called with ("merge", bytes of inputs done, all, "").
+        claim_bytes: bytes written between two claims of what is done.
+
+    Returns:
+        The state dicts of the outputs that are kept in memory.
+
+    Raises:
+        CheckpointError: an input is damaged or was changed, or holds what it should not.
+        DiskError: the file system refused; nothing is left under a final name.
+    """
+    _refuse_unequal(plan)
+    with ExitStack() as stack:
+        outputs = [
+            Files(stack, plan, target, resume=resume) if target.layout else Memory(target.slots)
+            for target in plan.targets
+        ]
+        run = _Run(plan, outputs, progress, claim_bytes)
+        crcs = _begin(plan, digests)
+        with torch_threads(1):
+            run.work()
+        hashes = _hashes(plan, digests, crcs)
+        for checkpoint in plan.inputs:
+            checkpoint.check_unchanged()
+        for output in outputs:
+            output.finish(hashes)
+    states = [output.state for output in outputs if isinstance(output, Memory)]
+    return [s | {alias: s[name] for alias, name in plan.aliases.items()} for s in states]
+
+
+class _Run:
+    """What the threads of one execution share."""
+
+    def __init__(
+        self, plan: Plan, outputs: Sequence[Output], progress: Progress, claim_bytes: int
+    ) -> None:
+        self.plan, self.outputs = plan, outputs
+        self.progress, self.claim_bytes = progress, claim_bytes
+        self.census = Census()
+        self.lock = threading.Lock()
+        self.stopped = False
+        done = _claimed(outputs, len(plan.items))
+        self.left = iter([n for n in range(len(plan.items)) if n not in done])
+        self.fresh: list[int] = []  # done, not claimed
+        self.unclaimed = 0
+        self.read = sum(self._weight(plan.items[n]) for n in done)
+        self.total = sum(self._weight(item) for item in plan.items)
+
+    def work(self) -> None:
+        """Do all items: here where there is one thread, else in threads of their own.
+
+        Raises:
+            CheckpointError: what the census found.
+        """
+        if self.plan.threads == 1:
+            for _ in self._worked():
+                self._tell()
+        else:
+            self._in_threads()
+        self.progress("merge", self.total, self.total, "")
+        self.census.check(self.plan)
+
+    def _in_threads(self) -> None:
+        with ThreadPoolExecutor(self.plan.threads, "merge") as pool:
+            running = {pool.submit(self._work) for _ in range(self.plan.threads)}
+            try:
+                while running:
+                    done, running = wait(running, _GLANCE, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    self._tell()
+            finally:
+                self.stopped = True
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        for _ in self._worked():
+            pass
+
+    def _worked(self) -> Iterator[int]:
+        """Do items as long as there are any; yield the number of each."""
+        scratch = Scratch()
+        while not self.stopped:
+            with self.lock:
+                number = next(self.left, None)
+            if number is None:
+                return
+            compute(self.plan, self.plan.items[number], scratch, self.census, self._put)
+            self._count(number)
+            yield number
+
+    def _put(self, number: int, name: str, start: int, values: Tensor) -> None:
+        self.outputs[number].put(name, start, values)
+
+    def _count(self, number: int) -> None:
+        item = self.plan.items[number]
+        slots = [target.slots[item.name] for target in self.plan.targets]
+        written = sum(slot.dtype.itemsize for slot in slots) * (item.stop - item.start)
+        with self.lock:
+            self.fresh.append(number)
+            self.unclaimed += written
+            self.read += self._weight(item)
+
+    def _weight(self, item: Item) -> int:
+        pairs = beside(self.plan.inputs, self.plan.columns[item.name])
+        return (item.stop - item.start) * sum(c.info(n).dtype.itemsize for c, n in pairs)
+
+    def _tell(self) -> None:
+        """Report progress, and claim what is done where enough has come together."""
+        self.progress("merge", self.read, self.total, "")
+        if self.unclaimed < self.claim_bytes or self.census.fatal(self.plan):
+            return
+        with self.lock:
+            value, self.fresh, self.unclaimed = _ranges(self.fresh), [], 0
+        for output in self.outputs:
+            output.claim(value)
+
+
+def _begin(plan: Plan, digests: Digests | None) -> list[tuple[Check, Future[int]]]:
+    """Begin to hash the inputs, and to check the CRCs that they state."""
+    if digests is None:
+        return []
+    found = []
+    for checkpoint in plan.inputs:
+        digests.begin(file.path for file in checkpoint.files)
+        for check in checkpoint.checks:
+            crc = digests.later(crc32, check.file.read, check.start, check.length)
+            found.append((check, crc))
+    return found
+
+
+def _hashes(
+    plan: Plan, digests: Digests | None, crcs: Sequence[tuple[Check, Future[int]]]
+) -> dict[str, str]:
+    """Return the SHA-256 of every input file by path, once their CRCs are found right."""
+    for check, crc in crcs:
+        if crc.result() != check.crc:
+            raise CheckpointError(
+                f"'{check.file.shown}' is damaged: the CRC-32 of '{printable(check.name)}' is not "
+                "the one that its directory states; fetch the file again"
+            )
+    if digests is None:
+        return {}
+    paths = [file.path for checkpoint in plan.inputs for file in checkpoint.files]
+    return {str(path): digests.sha256(path) for path in paths}
+
+
+def _refuse_unequal(plan: Plan) -> None:
+    """Try buffers that must be equal before anything is written: they are small."""
+    census = Census()
+    for target in plan.targets:
+        alone = replace(plan, targets=(target,))
+        for item in plan.items:
+            if target.treatments[item.name].label == "policy error":
+                compute(alone, item, Scratch(), census, lambda *result: None)
+    census.check(plan)
+
+
+def _claimed(outputs: Sequence[Output], items: int) -> set[int]:
+    """Return the items that an earlier attempt finished, in all outputs."""
+    done: list[set[int]] = []
+    for output in outputs:
+        ranges = [each for claim in output.claims for each in claim]
+        done.append({n for start, stop in ranges for n in range(start, min(stop, items))})
+        if isinstance(output, Files) and output.done:
+            done[-1] = set(range(items))
+    return set.intersection(*done) if done else set()
+
+
+def _ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Return numbers as half-open ranges.
+
+    Example:
+        >>> _ranges([3, 1, 2, 7])
+        [[1, 4], [7, 8]]
+    """
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number:
+            found[-1][1] += 1
+        else:
+            found.append([number, number + 1])
+    return found

@@ -1,0 +1,129 @@
+"""Where results go: files that are written in place and appear whole, or memory."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from polyfuse import durable
+from polyfuse.checkpoints.base import Layout, bytes_of
+from polyfuse.digests import crc32
+from polyfuse.streaming.base import Plan, Target
+from polyfuse.streaming.provenance import note
+
+
+class Output(Protocol):
+    """One output while a plan is carried out."""
+
+    @property
+    def claims(self) -> list[Any]:
+        """What an earlier attempt claimed."""
+        ...
+
+    def put(self, name: str, start: int, values: Tensor) -> None:
+        """Take some elements of a tensor, from any thread."""
+        ...
+
+    def claim(self, value: Any) -> None:
+        """Make sure that what was put is not lost, and note what it is."""
+        ...
+
+    def finish(self, hashes: Mapping[str, str]) -> None:
+        """Take the inputs' SHA-256 by path; the output is whole then."""
+        ...
+
+
+class Memory:
+    """A state dict in memory.
+
+    Example:
+        >>> from polyfuse.checkpoints.base import Slot
+        >>> memory = Memory({"w": Slot("w", torch.float32, (2,))})
+        >>> memory.put("w", 1, torch.ones(1))
+        >>> float(memory.state["w"][1])
+        1.0
+    """
+
+    def __init__(self, slots: Mapping[str, Any]) -> None:
+        """Make room for all tensors."""
+        self.claims: list[Any] = []
+        self.state = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in slots.items()}
+
+    def put(self, name: str, start: int, values: Tensor) -> None:
+        """Copy elements; see `Output`."""
+        self.state[name].view(-1)[start : start + len(values)] = values
+
+    def claim(self, value: Any) -> None:
+        """Do nothing: memory ends with the process."""
+
+    def finish(self, hashes: Mapping[str, str]) -> None:
+        """Do nothing: a state dict says nothing of its origin."""
+
+
+class Files:
+    """One file, or the files of a folder, through `durable.draft`.
+
+    Args:
+        stack: the draft becomes final when it ends without an error.
+        plan: of the merge.
+        target: the output.
+        resume: go on with an earlier attempt's draft, and keep this one if it fails.
+    """
+
+    def __init__(self, stack: ExitStack, plan: Plan, target: Target, *, resume: bool) -> None:
+        """Reserve the space and write what is known; place holders stand for the hashes."""
+        assert target.request.out is not None  # else the output is kept in memory
+        self._plan, self._target = plan, target
+        self._layout = self._laid_out({})
+        self._draft = stack.enter_context(
+            durable.draft(
+                target.request.out,
+                self._layout.files,
+                key=_key(plan, self._layout),
+                resume=resume,
+                keep=resume,
+            )
+        )
+        self.done = self._draft.done
+        self.claims = self._draft.claims
+        self._write_parts(self._layout)
+
+    def put(self, name: str, start: int, values: Tensor) -> None:
+        """Write elements at their place; see `Output`."""
+        file, offset = self._layout.places[name]
+        self._draft.write(file, offset + start * values.element_size(), bytes_of(values))
+
+    def claim(self, value: Any) -> None:
+        """Put everything on disk, then note it in the journal; see `Output`."""
+        self._draft.claim(value)
+
+    def finish(self, hashes: Mapping[str, str]) -> None:
+        """Write the provenance, then the checksums of what is there now; see `Output`."""
+        self._write_parts(self._laid_out(hashes))
+        for file, start, length, places in () if self.done else self._layout.checksums:
+            crc = crc32(partial(self._draft.read, file), start, length)
+            for place in places:
+                self._draft.write(file, place, crc.to_bytes(4, "little"))
+
+    def _laid_out(self, hashes: Mapping[str, str]) -> Layout:
+        assert self._target.layout is not None  # it has files
+        return self._target.layout(note(self._plan, self._target, hashes))
+
+    def _write_parts(self, layout: Layout) -> None:
+        for name, offset, part in () if self.done else layout.parts:
+            self._draft.write(name, offset, part)
+
+
+def _key(plan: Plan, layout: Layout) -> str:
+    """Return a digest of all that decides the bytes of an output, and how the work is cut."""
+    prints = [[str(f.path), *f.fingerprint] for c in plan.inputs for f in c.files]
+    facts = [prints, sorted(layout.files.items()), len(plan.items)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for _, _, part in layout.parts:  # the provenance is in there: method, options, policies
+        digest.update(part)
+    return digest.hexdigest()
