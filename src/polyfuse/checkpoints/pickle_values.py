@@ -65,9 +65,9 @@ def _encoded(text: object, encoding: object = None) -> Any:
 def _scalar(dtype: object, data: object = None) -> Any:
     """Return the number in a numpy scalar."""
     if isinstance(dtype, Opaque) and isinstance(data, bytes) and dtype.arguments:
-        state = dtype.state if isinstance(dtype.state, tuple) else (3, "<")
-        order = ">" if state[1:2] == (">",) else "<"
-        code = _SCALARS.get(str(dtype.arguments[0])[:4], "")
+        name, state = dtype.arguments[0], dtype.state
+        big = isinstance(state, tuple) and len(state) > 1 and state[1] in (">",)
+        order, code = ">" if big else "<", _SCALARS.get(name, "") if isinstance(name, str) else ""
         if code and struct.calcsize(code) == len(data):
             return struct.unpack(order + code, data)[0]
     return Opaque(Global("numpy", "generic"), (dtype, data))

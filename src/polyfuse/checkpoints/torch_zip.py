@@ -19,7 +19,7 @@ from polyfuse.checkpoints.views import Packed, Strided
 from polyfuse.errors import CheckpointError, printable
 
 EXPANSION = 64  # bytes of a tensor to bytes of its storage: `expand` repeats elements
-_SMALL = 64 << 20  # bytes of a tensor that are bearable however small its storage
+SMALL = 64 << 20  # bytes of a tensor that are bearable however small its storage
 _NUMBER_BYTES = 4096  # of a storage that is read for the one number in it
 _HUGE = 1 << 63
 
@@ -110,9 +110,11 @@ def _parameter(data: Any, *_: Any) -> Any:
 def _of_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """Return a tensor that has attributes, which are dropped; or is of a subclass."""
     make = NAMES.get(function) if isinstance(function, Global) else None
-    if kind == Global("torch", "Tensor") and make in (_tensor, _tensor3):
+    if not isinstance(kind, Global) or not isinstance(arguments, tuple) or len(arguments) > 9:
+        raise ValueError("a tensor of something that is not a class")
+    if kind == ("torch", "Tensor") and make in (_tensor, _tensor3):
         return make(*arguments)
-    return Unreadable(f"{kind}", "save a plain tensor in its place")
+    return Unreadable(printable(kind), "save a plain tensor in its place")
 
 
 def _unreadable(name: str) -> Callable[..., Unreadable]:
@@ -168,7 +170,8 @@ class TorchZip(NamedTuple):
         if not isinstance(storage, Storage) or not isinstance(storage.kind, StorageKind):
             raise ValueError("it lies in a storage of an unknown kind")
         if not is_file_name(storage.key):
-            raise ValueError(f"its storage's key '{printable(storage.key)}' is no name")
+            shown = printable(storage.key) if isinstance(storage.key, str) else "not even text"
+            raise ValueError(f"its storage's key '{shown}' is no name")
         entry = self.entries.get(f"{self.prefix}/data/{storage.key}")
         if entry is None:
             raise ValueError(f"its storage '{printable(storage.key)}' is not in the archive")
@@ -186,7 +189,7 @@ class TorchZip(NamedTuple):
         """
         if isinstance(record, Unreadable):
             raise ValueError(f"it is a {record.kind} tensor; {record.fix}")
-        if record.dtype not in _READABLE:
+        if not isinstance(record.dtype, torch.dtype) or record.dtype not in _READABLE:
             raise ValueError("it has a dtype that cannot be averaged")
         entry = self.entry(record)
         _check_numbers(record, entry.size)
@@ -231,7 +234,8 @@ _READABLE = frozenset(_dtypes().values())
 
 def _natural(what: str, number: Any) -> None:
     if type(number) is not int or not 0 <= number < _HUGE:
-        raise ValueError(f"its {what} is {printable(number)}, not a count")
+        shown = printable(number) if type(number) is int else f"a {type(number).__name__}"
+        raise ValueError(f"its {what} is {shown}, not a count")
 
 
 def _check_numbers(record: TensorRecord, size: int) -> None:
@@ -252,7 +256,7 @@ def _check_numbers(record: TensorRecord, size: int) -> None:
         raise ValueError(
             f"it reaches to element {record.offset + reach:,} of a storage of {size:,} bytes"
         )
-    if count * itemsize > max(_SMALL, EXPANSION * size):
+    if count * itemsize > max(SMALL, EXPANSION * size):
         raise ValueError(
             f"it repeats {size:,} bytes of storage as {count * itemsize:,}, more than {EXPANSION} "
             "times; save tensor[:1] in its place, and expand it after loading"
