@@ -84,9 +84,18 @@ class Scores:
         """
         new = {_key(s): s for s in reversed(subsets) if _key(s) not in self.known}
         due = [new[key] for key in dict.fromkeys(map(_key, subsets)) if key in new]
-        for members, score in zip(due, self.over(self.score, due), strict=True):
-            self.known[_key(members)] = _finite(members, float(score))
+        if due:
+            for members, score in zip(due, self.over(self.score, due), strict=True):
+                self.keep(members, score)
         return [self.known[_key(members)] for members in subsets]
+
+    def keep(self, members: Members, score: float) -> None:
+        """Take note of a score.
+
+        Raises:
+            DataError: it is NaN or infinite.
+        """
+        self.known[_key(members)] = _finite(members, float(score))
 
     def better(self, score: float, than: float, *, ties: bool = False) -> bool:
         """Tell whether a score is better, or with `ties` as good."""
