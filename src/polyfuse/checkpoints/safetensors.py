@@ -1,4 +1,8 @@
-"""safetensors: a state dict as one file, read and written without running code."""
+"""safetensors: a state dict as one file, read and written without running code.
+
+`read` and `write` keep whole files of our own in memory; `read_safetensors` opens anyone's, and
+reads its header only.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from polyfuse import durable
+from polyfuse.checkpoints.base import Checkpoint, File
+from polyfuse.checkpoints.headers import read_header
 from polyfuse.errors import CheckpointError, RunError, printable
+
+COUNTERS = ("epoch", "step", "global_step")
 
 
 def write(path: Path, tensors: dict[str, Tensor], note: Any = None) -> None:
@@ -80,3 +88,41 @@ def _note(raw: bytes) -> Any:
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     note = header.get("__metadata__", {}).get("polyfuse")
     return None if note is None else json.loads(note)
+
+
+def read_safetensors(path: Path) -> Checkpoint:
+    """Open a safetensors file of whatever size and origin; no tensor data are read.
+
+    Facts are its `metadata`, and `epoch` and `step` where the metadata have them as whole numbers.
+    The names that `safetensors.torch.save_model` left out because their tensors are tied become
+    aliases.
+
+    Raises:
+        CheckpointError: missing, damaged, or stating what it does not hold.
+
+    Example:
+        >>> import tempfile, torch
+        >>> target = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> write(target, {"w": torch.ones(2)})
+        >>> read_safetensors(target).read("w")
+        tensor([1., 1.])
+    """
+    file = File(path)
+    tensors, metadata = read_header(file)
+    aliases = {
+        alias: kept
+        for alias, kept in metadata.items()
+        if kept in tensors and alias not in tensors and _is_tie(alias, kept)
+    }
+    facts: dict[str, Any] = {"metadata": metadata} if metadata else {}
+    facts |= {name: int(metadata[name]) for name in COUNTERS if _is_count(metadata.get(name))}
+    return Checkpoint(path, "safetensors", (file,), tensors, aliases, facts)
+
+
+def _is_tie(alias: str, kept: str) -> bool:
+    """Tell a tie from metadata that happen to equal a tensor's name, as `epoch: 3` of a list's."""
+    return alias not in ("format", "polyfuse") and (alias.isdigit() or not kept.isdigit())
+
+
+def _is_count(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdigit() and len(text) < 19
