@@ -69,12 +69,12 @@ class Machine:
         """Return the next bytes as a number without a sign."""
         return int.from_bytes(self.take(width), "little")
 
-    def line(self) -> str:
+    def line(self) -> bytes:
         """Return the next line."""
         end = self.raw.index(b"\n", self.next)
-        text = self.take(end - self.next)
+        taken = self.take(end - self.next)
         self.next = end + 1
-        return text.decode()
+        return taken
 
     def marked(self) -> list[Any]:
         """Return what is above the last mark, and take both away."""
@@ -101,7 +101,7 @@ def _new(make: Callable[[], Any]) -> Operation:
     return lambda machine: machine.stack.append(make())
 
 
-def _parsed(parse: Callable[[str], Any]) -> Operation:
+def _parsed(parse: Callable[[bytes], Any]) -> Operation:
     return lambda machine: machine.stack.append(parse(machine.line()))
 
 
@@ -160,12 +160,18 @@ def _get(index: Callable[[Machine], int]) -> Operation:
     return operation
 
 
-def _tuple(count: int) -> Operation:
-    def operation(machine: Machine) -> None:
-        items = [machine.stack.pop() for _ in range(count)]
-        machine.stack.append(tuple(reversed(items)))
+def _tuple1(machine: Machine) -> None:
+    machine.stack[-1] = (machine.stack[-1],)
 
-    return operation
+
+def _tuple2(machine: Machine) -> None:
+    last = machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], last)
+
+
+def _tuple3(machine: Machine) -> None:
+    third, second = machine.stack.pop(), machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], second, third)
 
 
 def _collected(make: Callable[[list[Any]], Any]) -> Operation:
@@ -235,7 +241,7 @@ def _set_all(target: Any, items: list[Any]) -> None:
 
 
 def _global(machine: Machine) -> None:
-    module, name = machine.line(), machine.line()
+    module, name = machine.line().decode(), machine.line().decode()
     machine.stack.append(_found(machine, module, name))
 
 
@@ -258,19 +264,13 @@ def _call(machine: Machine, function: Any, arguments: Any) -> Any:
     if type(function) is Opaque:
         return Opaque(function.made_by, arguments)
     if type(function) is not Global:
-        return _called(function, arguments)
+        raise ValueError(f"a {type(function).__name__} is called")
     make = machine.names.get(function)
     if not callable(make):
         return Opaque(function, arguments)
     if len(arguments) > _ARGUMENTS:  # passing them copies them
         raise ValueError(f"{len(arguments):,} arguments of {printable(function)}")
     return make(*arguments)
-
-
-def _called(function: Any, arguments: tuple[Any, ...]) -> Opaque:
-    if isinstance(function, int | float | str | bytes | list | dict | set | type(None)):
-        raise ValueError(f"a {type(function).__name__} is called")
-    return Opaque(Global(type(function).__module__, type(function).__name__), arguments)
 
 
 def _reduce(machine: Machine) -> None:
@@ -293,7 +293,7 @@ def _object(machine: Machine) -> None:
 
 
 def _instance(machine: Machine) -> None:
-    made_by = _found(machine, machine.line(), machine.line())
+    made_by = _found(machine, machine.line().decode(), machine.line().decode())
     arguments = machine.marked()
     machine.stack.append(_call(machine, made_by, tuple(arguments)))
 
@@ -309,7 +309,7 @@ def _build(machine: Machine) -> None:
 
 
 def _persistent_text(machine: Machine) -> None:
-    machine.stack.append(_referred(machine, machine.line()))
+    machine.stack.append(_referred(machine, machine.line().decode()))
 
 
 def _persistent(machine: Machine) -> None:
@@ -368,9 +368,9 @@ _OPCODES: dict[bytes, Operation] = {
     pickle.GET: _get(lambda machine: int(machine.line())),
     pickle.BINGET: _get(Machine.byte),
     pickle.LONG_BINGET: _get(lambda machine: machine.number(4)),
-    pickle.TUPLE1: _tuple(1),
-    pickle.TUPLE2: _tuple(2),
-    pickle.TUPLE3: _tuple(3),
+    pickle.TUPLE1: _tuple1,
+    pickle.TUPLE2: _tuple2,
+    pickle.TUPLE3: _tuple3,
     pickle.TUPLE: _collected(tuple),
     pickle.LIST: _collected(list),
     pickle.DICT: _collected(_dict),

@@ -62,6 +62,11 @@ def _encoded(text: object, encoding: object = None) -> Any:
     return Opaque(Global("_codecs", "encode"), (text, encoding))
 
 
+def _no_bytes(*arguments: object) -> Any:
+    """Return empty bytes, which protocols below 3 write as a call; others would be allocated."""
+    return Opaque(Global("builtins", "bytes"), arguments) if arguments else b""
+
+
 def _scalar(dtype: object, data: object = None) -> Any:
     """Return the number in a numpy scalar."""
     if isinstance(dtype, Opaque) and isinstance(data, bytes) and dtype.arguments:
@@ -103,6 +108,8 @@ PLAIN: Mapping[tuple[str, str], Callable[..., Any] | Any] = {
     ("collections", "Counter"): _counter,
     ("torch", "Size"): _shape,
     ("_codecs", "encode"): _encoded,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("copyreg", "_reconstructor"): _reconstructed,
@@ -123,26 +130,26 @@ def old_text(raw: bytes) -> str | bytes:
         return raw
 
 
-def quoted(line: str) -> str | bytes:
+def quoted(line: bytes) -> str | bytes:
     """Return the text of Python 2 that a literal stands for."""
-    if len(line) < 2 or line[0] != line[-1] or line[0] not in "'\"":
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError("text without quotes")
-    return old_text(codecs.escape_decode(line[1:-1].encode())[0])
+    return old_text(codecs.escape_decode(line[1:-1])[0])
 
 
-def escaped(line: str) -> str:
+def escaped(line: bytes) -> str:
     """Return text written with backslashes."""
-    return line.encode().decode("raw-unicode-escape")
+    return line.decode("raw-unicode-escape")
 
 
-def integer(line: str) -> int | bool:
+def integer(line: bytes) -> int | bool:
     """Return a written integer; two of them are booleans."""
-    return {"00": False, "01": True}[line] if line in ("00", "01") else int(line)
+    return line == b"01" if line in (b"00", b"01") else int(line)
 
 
-def long_line(line: str) -> int:
+def long_line(line: bytes) -> int:
     """Return a written integer that may end with an L."""
-    return int(line.removesuffix("L"))
+    return int(line.removesuffix(b"L"))
 
 
 def long(raw: bytes) -> int:
