@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -175,3 +176,58 @@ def test_a_note_that_is_no_json_leaves_the_old_file(tmp_path):
         ours.write(tmp_path / "a", {"w": torch.zeros(2)}, note=float("nan"))
     assert ours.read(tmp_path / "a")[0]["w"].tolist() == [1, 1]
     assert os.listdir(tmp_path) == ["a"]
+
+
+# Any file, opened: see also test_headers.py.
+
+
+class Tied(torch.nn.Module):
+    """A model whose two ends share a weight, beside a list whose tensors are named by numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(3, 4), torch.nn.Linear(4, 3)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_names_that_save_model_leaves_out_are_aliases(tmp_path):
+    model = Tied()
+    safetensors.torch.save_model(model, tmp_path / "a", {"format": "pt", "epoch": "3"})
+    opened = ours.read_safetensors(tmp_path / "a")
+    assert opened.aliases == {"head.weight": "embed.weight"}
+    assert opened.facts["metadata"]["head.weight"] == "embed.weight"
+    state = opened.state_dict()
+    Tied().load_state_dict(state, strict=True)
+    assert state["head.weight"] is state["embed.weight"]
+
+
+def test_metadata_that_equal_a_name_by_chance_are_no_tie(tmp_path):
+    tensors = {name: torch.rand(2) for name in ("0", "1", "pt", "a.w")}
+    metadata = {"epoch": "1", "format": "pt", "2": "0", "a.w": "0", "b.w": "c.w", "t.w": "a.w"}
+    safetensors.torch.save_file(tensors, tmp_path / "a", metadata)
+    assert ours.read_safetensors(tmp_path / "a").aliases == {"2": "0", "t.w": "a.w"}
+
+
+def test_epoch_and_step_are_found_where_they_are_whole_numbers(tmp_path):
+    metadata = {"epoch": "3", "step": "1e4", "global_step": "1200", "note": "x"}
+    safetensors.torch.save_file({"w": torch.rand(2)}, tmp_path / "a", metadata)
+    assert ours.read_safetensors(tmp_path / "a").facts == {
+        "metadata": metadata,
+        "epoch": 3,
+        "step": 1200,
+    }
+    safetensors.torch.save_file({"w": torch.rand(2)}, tmp_path / "a")
+    assert ours.read_safetensors(tmp_path / "a").facts == {}
+
+
+def test_what_we_write_opens(tmp_path):
+    ours.write(tmp_path / "a", {"w": torch.arange(6.0).view(2, 3)}, note={"epoch": 3})
+    with ours.read_safetensors(tmp_path / "a") as opened:
+        assert (opened.format, opened.info("w").shape) == ("safetensors", (2, 3))
+        assert opened.read("w", 2, 4).tolist() == [2, 3]
+        opened.check_unchanged()
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(CheckpointError, match=r"cannot read '/no/such': No such file"):
+        ours.read_safetensors(Path("/no/such"))

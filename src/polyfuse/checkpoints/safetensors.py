@@ -17,7 +17,7 @@ from polyfuse.checkpoints.base import Checkpoint, File
 from polyfuse.checkpoints.headers import read_header
 from polyfuse.errors import CheckpointError, RunError, printable
 
-COUNTERS = ("epoch", "step", "global_step")
+COUNTERS = {"epoch": "epoch", "global_step": "step", "step": "step"}  # metadata: fact
 
 
 def write(path: Path, tensors: dict[str, Tensor], note: Any = None) -> None:
@@ -115,7 +115,8 @@ def read_safetensors(path: Path) -> Checkpoint:
         if kept in tensors and alias not in tensors and _is_tie(alias, kept)
     }
     facts: dict[str, Any] = {"metadata": metadata} if metadata else {}
-    facts |= {name: int(metadata[name]) for name in COUNTERS if _is_count(metadata.get(name))}
+    for name, fact in COUNTERS.items():
+        facts |= {fact: int(metadata[name])} if _is_count(metadata.get(name)) else {}
     return Checkpoint(path, "safetensors", (file,), tensors, aliases, facts)
 
 
