@@ -2,16 +2,20 @@
 
     python crash.py SCENARIO FOLDER
 
-A clean run in a forked child counts the write-like calls that `polyfuse.durable` makes. Then, for
+A clean run in a forked child counts the write-like calls that `polyfuse.durable` makes, in all
+threads, and `crash_trace.py` judges their order: fsync before rename, data before claim. Then, for
 each of them, by its number: a run that SIGKILLs itself before the call; a run in which the call
 fails with EIO; one in which the disk is full from that call on; one in which a write is short.
 After each run
 
 - every final name has the bytes it had before, or bytes that the clean run committed under that
   name; what was there before is still there;
-- an injected error was raised as a PolyfuseError that names the file, and left nothing temporary;
+- what a journal claims is in the draft beside it, with the bytes of the clean run;
+- an injected error was raised as a PolyfuseError that names the file, and left nothing temporary
+  (but a draft, where the command keeps it);
 - the plain command succeeds in a fresh process, its outputs are equal to the clean run's byte for
-  byte (clock times in JSON apart), and nothing temporary is left;
+  byte (clock times in JSON apart), nothing temporary is left, and a command that resumes wrote
+  nothing again that was claimed;
 - for a sample: the same after a second kill, during the recovery.
 
 Every call of every scenario is tried; none is sampled. Two things save time and lose nothing. What
@@ -35,38 +39,57 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crash_trace import (
+    COMMITS,
+    JOURNAL,
+    SYNCS,
+    TEMPORARY,
+    Call,
+    Claimed,
+    Stretch,
+    draft_stretches,
+    final,
+    out_of_order,
+    rewritten,
+)
 from polyfuse import durable
+from polyfuse.durable.journals import Journal
 from polyfuse.errors import PolyfuseError
 
 KINDS = frozenset(
     [
         "open",
         "write",
+        "pwrite",
+        "ftruncate",
         "posix_fallocate",
         "fsync",
+        "fdatasync",
         "replace",
         "rename",
         "link",
         "unlink",
         "mkdir",
+        "rmdir",
         "rmtree",
     ]
 )
-COMMITS = frozenset({"replace", "rename", "link"})
-TAKES_SPACE = frozenset({"open", "write", "posix_fallocate", "mkdir"})
-CLEANS_UP = frozenset({"unlink", "rmtree"})
-TEMPORARY = re.compile(r"\.([^/]+)\.polyfuse-\d+-[0-9a-f]+\.tmp(?=/|$)")
+WRITES = frozenset({"write", "pwrite"})
+TAKES_SPACE = frozenset({"open", "posix_fallocate", "mkdir"}) | WRITES
+CLEANS_UP = frozenset({"unlink", "rmdir", "rmtree"})
 CLOCK = frozenset({"milliseconds", "seconds"})
 RECRASHES = 15
+ENOUGH = 8  # failures
 Tree = Mapping[str, str]
 
 
@@ -80,6 +103,8 @@ class Scenario:
         modules: imported before the first fork.
         warm: called before the first fork; must not run `backward`.
         rebuilt: starts of names that may be absent for a while though they were there before.
+        resumes: the command goes on with a draft that is left, and leaves it when it fails.
+        claimed: returns the stretches of output files that a claim in a journal is about.
     """
 
     setup: Callable[[Path], None]
@@ -87,6 +112,8 @@ class Scenario:
     modules: tuple[str, ...] = ()
     warm: Callable[[], Any] = lambda: None
     rebuilt: tuple[str, ...] = ()
+    resumes: bool = False
+    claimed: Claimed = lambda claim: ()
 
 
 @dataclass
@@ -96,9 +123,10 @@ class Plan:
     root: Path
     action: str = "count"
     at: int = 0
-    calls: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     committed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     opened: dict[int, str] = field(default_factory=dict)
+    turn: Any = field(default_factory=threading.Lock)
 
     def call(self, kind: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Count a call, and disturb it if its turn has come."""
@@ -106,34 +134,50 @@ class Plan:
             descriptor = real(*args, **options)
             self.opened[descriptor] = str(args[0])
             return descriptor
-        self.calls.append((kind, self._touched(kind, args)))
-        if len(self.calls) == self.at or (len(self.calls) > self.at > 0 and self._still(kind)):
-            return self._act(kind, real, args)
+        call = self._described(kind, args)
+        with self.turn:  # threads are counted together
+            self.calls.append(call)
+            number = len(self.calls)
+        if number == self.at or (number > self.at > 0 and self._still(kind)):
+            return self._act(call, real, args, options)
         return self._carry_out(kind, real, args, options)
 
-    def _touched(self, kind: str, args: tuple[Any, ...]) -> str:
-        place = args[1] if kind in COMMITS else args[0]
+    def _described(self, kind: str, args: tuple[Any, ...]) -> Call:
+        path = self._relative(args[1] if kind in COMMITS else args[0])
+        if kind == "pwrite":
+            line = path.endswith(JOURNAL) and args[2] > 0  # the first one is the key
+            claim = written_claim(args[1]) if line else None
+            return Call(kind, path, args[2], len(args[1]), claim)
+        if kind in ("write", "ftruncate", "posix_fallocate"):
+            return Call(kind, path, 0, sys.maxsize)
+        return Call(kind, path, source=self._relative(args[0]) if kind in COMMITS else "")
+
+    def _relative(self, place: Any) -> str:
         path = self.opened[place] if isinstance(place, int) else str(place)
-        return final(os.path.relpath(path, self.root))
+        return os.path.relpath(path, self.root)
 
     def _still(self, kind: str) -> bool:
         """A disk that is full stays full; all other faults happen once."""
         return self.action == "ENOSPC" and kind in TAKES_SPACE
 
-    def _act(self, kind: str, real: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _act(
+        self, call: Call, real: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.action == "short":
-            return real(args[0], args[1][: max(1, len(args[1]) // 2)])
-        if kind == "rmtree":  # it was called with ignore_errors: a failure is silent
+            if call.kind not in WRITES:  # threads came in another order
+                return self._carry_out(call.kind, real, args, options)
+            return real(args[0], args[1][: max(1, len(args[1]) // 2)], *args[2:])
+        if call.kind == "rmtree":  # it was called with ignore_errors: a failure is silent
             return None
         code = getattr(errno, self.action)
-        raise OSError(code, os.strerror(code), self.calls[-1][1])
+        raise OSError(code, os.strerror(code), call.touched)
 
     def _carry_out(
         self, kind: str, real: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        if kind == "fsync":
+        if kind in SYNCS:
             return None
         result = real(*args, **options)
         if kind == "open":
@@ -149,7 +193,7 @@ class Plan:
 
 
 class Shim:
-    """Stands in for a module inside durable.py: calls that write go through a plan."""
+    """Stands in for a module inside polyfuse.durable: calls that write go through a plan."""
 
     def __init__(self, module: Any, plan: Plan) -> None:
         self.module, self.plan = module, plan
@@ -180,9 +224,27 @@ def tree(folder: Path) -> Tree:
     return {str(p.relative_to(folder)): "" if p.is_dir() else digest(p) for p in paths}
 
 
-def final(name: str) -> str:
-    """Return the name that a temporary one stands for."""
-    return TEMPORARY.sub(r"\1", name)
+def written_claim(line: Any) -> Any:
+    """Return what a line for a journal claims; None for the rest of a line."""
+    with contextlib.suppress(ValueError):
+        return json.loads(bytes(line))["value"]
+    return None
+
+
+def standing_claims(folder: Path, claimed: Claimed) -> Iterator[Stretch]:
+    """Yield what journals in a folder claim about the drafts beside them."""
+    for path in folder.rglob(f".*{JOURNAL}"):
+        with open(path, "rb") as file:
+            values = Journal(file.fileno()).values[1:]
+        for value in values:
+            for stretch in draft_stretches(str(path.relative_to(folder)), value, claimed):
+                if (folder / stretch[0]).exists():
+                    yield stretch
+
+
+def part(folder: Path, stretch: Stretch) -> bytes:
+    with open(folder / stretch[0], "rb") as file:
+        return os.pread(file.fileno(), stretch[2], stretch[1])
 
 
 def forked(function: Callable[[], Any]) -> Any:
@@ -211,9 +273,16 @@ def forked(function: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def replace_in_durable(**names: Any) -> None:
+    """Replace names wherever a module of polyfuse.durable has them."""
+    for module in [m for name, m in sys.modules.items() if name.startswith(durable.__name__)]:
+        for name in names.keys() & vars(module).keys():
+            setattr(module, name, names[name])
+
+
 def attempt(command: Callable[[Path], None], plan: Plan) -> dict[str, Any]:
     """Run a command under a plan; its errors become values. Only ever called in a child."""
-    durable.os, durable.shutil = Shim(os, plan), Shim(shutil, plan)  # type: ignore[assignment]
+    replace_in_durable(os=Shim(os, plan), shutil=Shim(shutil, plan))
     error = None
     try:
         command(plan.root)
@@ -238,24 +307,34 @@ class Harness:
         self.trials = 0
         self.prepared.mkdir()
         forked(lambda: scenario.setup(self.prepared))
-        self.before = tree(self.prepared)
-        clean = self.disturb("count", 0)
-        self.calls, self.after = clean["calls"], tree(self.trial)
+        prepared = tree(self.prepared)
+        self.before = {name: sha for name, sha in prepared.items() if final(name) == name}
+        self.leftovers = {name: sha for name, sha in prepared.items() if final(name) != name}
         self.allowed = {name: {sha} for name, sha in self.before.items()}
+        clean = self.disturb("count", 0)
+        self.calls = [Call(*call) for call in clean["calls"]]
+        self.failures += out_of_order(self.calls, scenario.claimed)
+        with self.noting("undisturbed"):
+            self.check_writes(self.calls, standing_claims(self.prepared, scenario.claimed))
+        self.clean, self.after = work / "clean", tree(self.trial)
+        shutil.copytree(self.trial, self.clean)
         for name, hashes in clean["committed"].items():
             self.allowed.setdefault(name, set()).update(hashes)
         if clean["error"] or not self.calls or any(final(name) != name for name in self.after):
             raise AssertionError(f"the undisturbed command is not in order: {clean}")
 
     def run(self) -> None:
-        """Try everything."""
-        for n, (kind, touched) in enumerate(self.calls, 1):
-            for action in ("kill", *faults(kind)):
-                label = f"{action} at call {n}, {kind} of {touched}"
-                with self.noting(label):
+        """Try everything, unless a run without disturbance shows a fault already."""
+        if self.failures:
+            return
+        for n, call in enumerate(self.calls, 1):
+            if len(self.failures) >= ENOUGH:
+                return
+            for action in ("kill", *faults(call.kind)):
+                with self.noting(f"{action} at call {n}, {call.kind} of {call.touched}"):
                     answer = self.disturb(action, n)
                     self.check_names()
-                    self.check_answer(action, kind, touched, answer)
+                    self.check_answer(action, n, answer)
                     self.recover()
         for n, m in self.sample():
             with self.noting(f"kill at call {n}, and again at call {m} of the recovery"):
@@ -293,29 +372,37 @@ class Harness:
         lost = [n for n in self.before if n not in left and not n.startswith(self.scenario.rebuilt)]
         if lost:
             raise AssertionError(f"lost: {lost}")
+        for stretch in standing_claims(self.trial, self.scenario.claimed):
+            if part(self.trial, stretch) != part(self.clean, (final(stretch[0]), *stretch[1:])):
+                raise AssertionError(f"claimed, and not there: {stretch}")
 
-    def check_answer(self, action: str, kind: str, touched: str, answer: Any) -> None:
+    def check_answer(self, action: str, at: int, answer: Any) -> None:
         """A kill kills, a short write goes unnoticed, an error is told and leaves no trace."""
         if action == "kill":
             if answer is not None:
                 raise AssertionError("the call was not reached")
             return
-        error = answer["error"]
-        if action == "short" or kind == "rmtree":
+        call, error = Call(*answer["calls"][at - 1]), answer["error"]
+        if action == "short" or call.kind == "rmtree":
             if error:
                 raise AssertionError(f"this should have succeeded: {error}")
         else:
-            named = [
-                os.path.relpath(p, self.trial) for p in re.findall(r"write '(.*?)'", error or "")
-            ]
-            # The sync of a folder is part of writing the file in it.
-            if not {touched} & {
-                part for n in map(final, named) for part in (n, os.path.dirname(n) or ".")
-            }:
-                raise AssertionError(f"the error does not name {touched}: {error}")
-        temporary = [name for name in tree(self.trial) if final(name) != name]
-        if temporary and kind not in CLEANS_UP:
+            found = re.findall(r"write '(.*?)'", error or "")
+            named = [final(os.path.relpath(path, self.trial)) for path in found]
+            # The sync of a folder is part of writing the file in it, and of a file, of its folder.
+            places = {place for n in named for place in (n, os.path.dirname(n) or ".")}
+            if call.touched not in places and os.path.dirname(call.touched) not in named:
+                raise AssertionError(f"the error does not name {call.touched}: {error}")
+        left = tree(self.trial).items() - self.leftovers.items()
+        temporary = [name for name, _ in left if final(name) != name]
+        if temporary and call.kind not in CLEANS_UP and not self.scenario.resumes:
             raise AssertionError(f"left behind: {temporary}")
+
+    def check_writes(self, calls: list[Call], claims: Iterable[Stretch]) -> None:
+        """A command that resumes writes nothing again that was claimed before it."""
+        again = rewritten(calls, claims)
+        if self.scenario.resumes and again:
+            raise AssertionError(f"claimed, and written again: {again}")
 
     def recover(self) -> None:
         """Run the plain command on what is left: it ends where the clean run ended."""
@@ -324,6 +411,7 @@ class Harness:
         )
         if state in self.recovered:
             return
+        claims = list(standing_claims(self.trial, self.scenario.claimed))
         answer = self.disturb("count", 0, again=True)
         if answer["error"]:
             raise AssertionError(f"the next run fails: {answer['error']}")
@@ -333,6 +421,7 @@ class Harness:
         )
         if differ:
             raise AssertionError(f"after the next run these differ from a clean run: {differ}")
+        self.check_writes([Call(*call) for call in answer["calls"]], claims)
         self.recovered.add(state)
 
 
@@ -341,7 +430,7 @@ def faults(kind: str) -> Iterator[str]:
     yield "EIO"
     if kind in TAKES_SPACE:
         yield "ENOSPC"
-    if kind == "write":
+    if kind in WRITES:
         yield "short"
 
 

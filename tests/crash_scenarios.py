@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from crash import Scenario
+from crash import Scenario, replace_in_durable
+from crash_drafts import DRAFTS
 from polyfuse import durable, predictions
+from polyfuse.durable import base, files
 from polyfuse.errors import DiskError
 
 LIBRARIES = ("torch", "torch.profiler", "lightning_fabric", "sklearn.model_selection")
@@ -156,22 +158,22 @@ def score(folder: Path) -> None:
 
 
 def mutant(**names: Callable[..., None]) -> Scenario:
-    """Return the submission scenario with functions of durable.py replaced, in the child."""
+    """Return the submission scenario with functions of durable replaced, in the child."""
 
     def command(folder: Path) -> None:
-        vars(durable).update(names)
+        replace_in_durable(**names)
         new_submission(folder)
 
     return Scenario(old_submission, command)
 
 
 def in_place(path: Path, *buffers: bytes, new: bool = False) -> None:
-    with durable._disk_errors(path, 0):
-        flags = durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_TRUNC
-        descriptor = durable.os.open(path, flags)
+    with base.disk_errors(path, 0):
+        flags = files.os.O_WRONLY | files.os.O_CREAT | files.os.O_TRUNC
+        descriptor = files.os.open(path, flags)
         for buffer in buffers:
-            durable.os.write(descriptor, buffer)
-        durable.os.close(descriptor)
+            files.os.write(descriptor, buffer)
+        files.os.close(descriptor)
 
 
 def remove_first(path: Path, *buffers: bytes, new: bool = False) -> None:
@@ -180,10 +182,11 @@ def remove_first(path: Path, *buffers: bytes, new: bool = False) -> None:
 
 
 def write_once(path: Path, buffers: tuple[bytes, ...], size: int) -> None:
-    descriptor = durable.os.open(path, durable.os.O_WRONLY | durable.os.O_CREAT)
+    descriptor = files.os.open(path, files.os.O_WRONLY | files.os.O_CREAT)
     for buffer in buffers:
-        durable.os.write(descriptor, buffer)
-    durable.os.close(descriptor)
+        files.os.write(descriptor, buffer)
+    files.os.fsync(descriptor)
+    files.os.close(descriptor)
 
 
 def do_nothing(*args: object) -> None:
@@ -217,11 +220,12 @@ SCENARIOS: dict[str, Scenario] = {
     "predictions": Scenario(old_predictions, new_predictions),
     "submission": Scenario(old_submission, new_submission),
     "first_commit": Scenario(empty, first_commit),
+    **DRAFTS,
     "mutant: written in place": mutant(write_bytes=in_place),
     "mutant: old version removed first": mutant(write_bytes=remove_first),
     "mutant: short writes not continued": mutant(_write_and_sync=write_once),
-    "mutant: temporary files not removed": mutant(_forget=do_nothing),
+    "mutant: temporary files not removed": mutant(forget=do_nothing),
     "mutant: leftovers not removed": mutant(remove_leftovers=do_nothing),
-    "mutant: errors swallowed": mutant(_disk_errors=silent),
-    "mutant: errors name no file": mutant(_disk_errors=nameless),
+    "mutant: errors swallowed": mutant(disk_errors=silent),
+    "mutant: errors name no file": mutant(disk_errors=nameless),
 }

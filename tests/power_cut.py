@@ -9,16 +9,20 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from polyfuse import durable
+from polyfuse.durable.journals import Journal
 
 CALLS = ("open", "posix_fallocate", "write", "fsync", "replace")
+CALLS_OF_DRAFTS = ("pwrite", "fdatasync", "replace", "unlink")
 OLD, NEW = b"old " * 10_000, b"new " * 20_000
+HALF = len(NEW) // 2
 
 
 class CannotMount(Exception):
@@ -43,15 +47,15 @@ class Disk:
         self.image, self.mounted = image, mounted
 
     def cut(self, *, commit: bool) -> dict[str, bytes]:
-        """Return the files, hidden ones apart, that a power cut now would leave."""
+        """Return the files, by relative name, that a power cut now would leave."""
         if commit:
             _sync_something_else(self.mounted)
         with tempfile.TemporaryDirectory(dir=self.image.parent) as name:
             copy = Path(name) / "copy"
             shutil.copyfile(self.image, copy)
             with _mounted(copy, Path(name) / "mounted") as found:
-                files = (p for p in found.iterdir() if p.is_file() and p.name[0] != ".")
-                return {p.name: p.read_bytes() for p in files}
+                files = (p for p in found.rglob("*") if p.is_file())
+                return {str(p.relative_to(found)): p.read_bytes() for p in files}
 
 
 def faults(disk: Disk, monkeypatch: Any, **mutations: Any) -> list[str]:
@@ -60,7 +64,7 @@ def faults(disk: Disk, monkeypatch: Any, **mutations: Any) -> list[str]:
     Args:
         disk: is written to.
         monkeypatch: pytest's.
-        mutations: functions of `os`, as durable.py sees it, that are replaced.
+        mutations: functions of `os`, as `durable` sees it, that are replaced.
 
     Returns:
         What a cut left that is neither old nor new, or that was lost after `write_bytes` returned.
@@ -69,33 +73,104 @@ def faults(disk: Disk, monkeypatch: Any, **mutations: Any) -> list[str]:
     found: list[str] = []
     names = {name: getattr(os, name) for name in dir(os)} | mutations
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "os", _cutting(disk, found, names))
+        _patch(patch, _cutting(lambda when: _judge(disk.cut(commit=True), found, when), names))
         durable.write_bytes(disk.mounted / "old.bin", NEW)
         durable.write_bytes(disk.mounted / "new.bin", NEW)
         _judge(disk.cut(commit=True), found, "at the end")
-        patch.setattr(durable, "os", SimpleNamespace(**names))
+        _patch(patch, SimpleNamespace(**names))
         durable.write_bytes(disk.mounted / "last.bin", NEW)
     if disk.cut(commit=False).get("last.bin") != NEW:
         found.append("last.bin was written, and is not there")
     return found
 
 
-def _cutting(disk: Disk, found: list[str], names: dict[str, Any]) -> SimpleNamespace:
+def draft_faults(disk: Disk, monkeypatch: Any, **mutations: Any) -> list[str]:
+    """Write a file and a folder as drafts, with claims; cut before each call, and at the end.
+
+    Args:
+        disk: is written to.
+        monkeypatch: pytest's.
+        mutations: functions of `os`, as `durable` sees it, that are replaced.
+
+    Returns:
+        What a cut left that is neither old nor new, claims whose data are not in the draft beside
+        them, and what was lost after the block ended.
+    """
+    durable.write_bytes(disk.mounted / "old.bin", OLD)
+    found: list[str] = []
+    names = {name: getattr(os, name) for name in dir(os)} | mutations
+
+    def judge(when: str) -> None:
+        left = disk.cut(commit=True)
+        _judge(left, found, when)
+        _judge_claims(left, found, when)
+
+    with monkeypatch.context() as patch:
+        _patch(patch, _cutting(judge, names, CALLS_OF_DRAFTS))
+        _write_draft(disk.mounted / "old.bin", {"": len(NEW)})
+        _patch(patch, _cutting(judge, names, ("replace", "unlink")))
+        _write_draft(disk.mounted / "m", {"new.bin": len(NEW)})
+        _patch(patch, SimpleNamespace(**names))
+        _write_draft(disk.mounted / "last.bin", {"": len(NEW)})
+    if disk.cut(commit=False).get("last.bin") != NEW:
+        found.append("last.bin was written, and is not there")
+    return found
+
+
+def _write_draft(path: Path, sizes: dict[str, int]) -> None:
+    (name,) = sizes
+    with durable.draft(path, sizes, key="cut") as output:
+        for start in (0, HALF):
+            output.write(name, start, NEW[start : start + HALF])
+            output.claim([name, start])
+
+
+def _judge_claims(left: dict[str, bytes], found: list[str], when: str) -> None:
+    for journal, raw in left.items():
+        draft = journal.replace("0-1.tmp", "0-0.tmp")
+        for name, start in _claims(raw) if draft != journal else ():
+            data = left.get(os.path.normpath(os.path.join(draft, name)), NEW)
+            if data[start : start + HALF] != NEW[start : start + HALF]:
+                found.append(f"{when}: claimed, and not there: {name} from {start}")
+
+
+def _claims(journal: bytes) -> list[Any]:
+    with tempfile.TemporaryFile() as file:
+        file.write(journal)
+        file.flush()
+        return Journal(file.fileno()).values[1:]
+
+
+def path_of(descriptor: int) -> str:
+    """Return the path of an open file."""
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def _patch(patch: Any, system: SimpleNamespace) -> None:
+    for name, module in list(sys.modules.items()):
+        if name.startswith(durable.__name__) and hasattr(module, "os"):
+            patch.setattr(module, "os", system)
+
+
+def _cutting(
+    judge: Callable[[str], None], names: dict[str, Any], calls: tuple[str, ...] = CALLS
+) -> SimpleNamespace:
     def before(name: str) -> Any:
         def call(*args: Any) -> Any:
-            _judge(disk.cut(commit=True), found, f"before {name}")
+            judge(f"before {name}")
             return names[name](*args)
 
         return call
 
-    return SimpleNamespace(**names | {name: before(name) for name in CALLS})
+    return SimpleNamespace(**names | {name: before(name) for name in calls})
 
 
 def _judge(left: dict[str, bytes], found: list[str], when: str) -> None:
     if left.get("old.bin") not in (OLD, NEW):
         found.append(f"{when}: old.bin has {len(left.get('old.bin', b''))} other bytes")
-    if left.get("new.bin", NEW) != NEW:
-        found.append(f"{when}: new.bin has {len(left['new.bin'])} other bytes")
+    for name in {"new.bin", "m/new.bin"} & left.keys():
+        if left[name] != NEW:
+            found.append(f"{when}: {name} has {len(left[name])} other bytes")
 
 
 def _sync_something_else(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from power_cut import CannotMount, disk, faults
+from power_cut import CannotMount, disk, draft_faults, faults, path_of
 
 HERE = Path(__file__).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -18,6 +18,10 @@ SCENARIOS = [
     "submission",
     "first_commit",
     "claim",
+    "draft: file",
+    "draft: folder",
+    "draft: resumed",
+    "draft: threads",
 ]
 MUTANTS = {
     "written in place": "neither its old nor its new version",
@@ -27,6 +31,12 @@ MUTANTS = {
     "leftovers not removed": "differ from a clean run",
     "errors swallowed": "does not name submission.csv: None",
     "errors name no file": "does not name submission.csv: cannot write",
+    "data not synced before a claim": "was claimed before it was on disk",
+    "claim before the sync": "was claimed before it was on disk",
+    "claim before the data": "claimed, and not there",
+    "folder not synced": "the names in . are not on disk",
+    "old claims not taken back": "claimed, and not there",
+    "claimed data written again": "claimed, and written again",
 }
 
 
@@ -84,6 +94,26 @@ def test_the_power_cut_rig_catches_a_missing_sync_of_the_file(mounted, monkeypat
 def test_the_power_cut_rig_catches_a_missing_sync_of_the_folder(mounted, monkeypatch):
     real = os.fsync
     found = faults(mounted, monkeypatch, fsync=lambda fd: None if is_folder(fd) else real(fd))
+    assert any("is not there" in fault for fault in found), found
+
+
+def test_a_power_cut_leaves_the_old_or_the_new_version_of_a_draft(mounted, monkeypatch):
+    assert draft_faults(mounted, monkeypatch) == []
+
+
+def test_the_power_cut_rig_catches_a_claim_before_its_data_are_on_disk(mounted, monkeypatch):
+    real = os.fdatasync
+    found = draft_faults(
+        mounted,
+        monkeypatch,
+        fdatasync=lambda fd: None if path_of(fd).endswith("0-0.tmp") else real(fd),
+    )
+    assert any("claimed, and not there" in fault for fault in found), found
+
+
+def test_the_power_cut_rig_catches_a_draft_whose_folder_was_not_synced(mounted, monkeypatch):
+    real = os.fsync
+    found = draft_faults(mounted, monkeypatch, fsync=lambda fd: None if is_folder(fd) else real(fd))
     assert any("is not there" in fault for fault in found), found
 
 

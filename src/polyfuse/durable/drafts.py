@@ -5,33 +5,36 @@ after its data are on disk, so that the next attempt may build on it.
 """
 
 import contextlib
-import errno
 import os
-import shutil
-import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from polyfuse.durable.base import (
-    OURS,
     Buffer,
     disk_error,
     disk_errors,
     draft_names,
     forget,
     hold,
-    reserve,
     sync_data,
     sync_folder,
     write_at,
 )
 from polyfuse.durable.folders import make_folder
 from polyfuse.durable.journals import Journal
+from polyfuse.durable.staging import (
+    Files,
+    check_names,
+    check_space,
+    check_target,
+    close,
+    create,
+    discard,
+    reopen,
+)
 from polyfuse.errors import RunError, printable
-
-Files = dict[str, int]  # descriptors by name
 
 
 class Draft:
@@ -64,7 +67,7 @@ class Draft:
         Raises:
             DiskError: the file system refused.
         """
-        _check_range(offset, memoryview(buffer).nbytes, self._sizes[name])
+        self._check_range(name, offset, memoryview(buffer).nbytes)
         try:
             write_at(self._files[name], buffer, offset)
         except OSError as error:
@@ -77,15 +80,19 @@ class Draft:
         Raises:
             RunError: they are not there, or the system reports an error.
         """
-        _check_range(offset, length, self._sizes[name])
+        self._check_range(name, offset, length)
         parts = []
         while length:
             try:
                 part = os.pread(self._files[name], length, offset)
             except OSError as error:
-                raise RunError(f"cannot read '{self._path / name}': {error.strerror}") from None
+                raise RunError(
+                    f"cannot read '{printable(self._path / name)}': {error.strerror}"
+                ) from None
             if not part:
-                raise RunError(f"'{self._path / name}' was truncated while it was written")
+                raise RunError(
+                    f"'{printable(self._path / name)}' was truncated while it was written"
+                )
             parts.append(part)
             offset, length = offset + len(part), length - len(part)
         return b"".join(parts)
@@ -105,6 +112,12 @@ class Draft:
                     self._unsynced[name] = False
                     sync_data(descriptor)
             self._journal.append(value)
+
+    def _check_range(self, name: str, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self._sizes[name]:
+            raise ValueError(
+                f"bytes {offset} to {offset + length} of '{name}', which has {self._sizes[name]}"
+            )
 
     @contextlib.contextmanager
     def _last_errors(self) -> Iterator[None]:
@@ -127,7 +140,7 @@ class Draft:
                 os.fsync(descriptor)
             if "" not in self._files:
                 sync_folder(place)
-            _check_target(self._path, self._sizes)  # something may have appeared meanwhile
+            check_target(self._path, self._sizes)  # something may have appeared meanwhile
             os.replace(place, self._path)
             sync_folder(self._path.parent)
 
@@ -166,6 +179,7 @@ def draft(
         >>> target.read_bytes(), [p.name for p in target.parent.iterdir()]
         (b'now here', ['a.bin'])
     """
+    check_names(sizes)
     files: Files = {}
     make_folder(path.parent)
     try:
@@ -180,7 +194,7 @@ def draft(
                 _keep_or_forget(path, journal, error, keep)
                 raise
     finally:
-        _close(files)
+        close(files)
 
 
 def _keep_or_forget(path: Path, journal: Journal, error: BaseException, keep: bool) -> None:
@@ -233,98 +247,29 @@ def _begin(
             f"what was begun of '{printable(path)}' had other inputs or options; type the command "
             "that began it, or leave --resume out to start anew"
         )
-    if resume and same and not there and "" not in sizes and _reopen(path, sizes, files):
+    if resume and same and not there and "" not in sizes and reopen(path, sizes, files):
         return True  # the attempt was stopped after the rename
-    _check_target(path, sizes)
-    if not (resume and same and _reopen(place, sizes, files)):
+    check_target(path, sizes)
+    if not (resume and same and reopen(place, sizes, files)):
         _start_anew(path, sizes, files, journal, key)
     return False
-
-
-def _check_target(path: Path, sizes: Mapping[str, int]) -> None:
-    """Refuse a target that the rename would not, or should not, replace."""
-    shown = printable(path)
-    if "" in sizes:
-        if path.exists() and not path.is_file():
-            raise RunError(f"'{shown}' is not a regular file; name another output file")
-    elif path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise RunError(f"'{shown}' is not a folder; name another output folder")
-    elif path.exists() and any(path.iterdir()):
-        raise RunError(f"'{shown}' is not empty; remove it, or name another output folder")
-
-
-def _reopen(place: Path, sizes: Mapping[str, int], files: Files) -> bool:
-    """Open files that are there already, if they are those of `sizes`."""
-    if "" not in sizes and (
-        place.is_symlink() or not place.is_dir() or set(os.listdir(place)) != sizes.keys()
-    ):
-        return False
-    for name, size in sizes.items():
-        try:
-            files[name] = os.open(place / name, os.O_RDWR | OURS)
-        except OSError:
-            return False
-        facts = os.fstat(files[name])
-        if not stat.S_ISREG(facts.st_mode) or (facts.st_size, facts.st_nlink) != (size, 1):
-            return False
-    return True
 
 
 def _start_anew(
     path: Path, sizes: Mapping[str, int], files: Files, journal: Journal, key: str
 ) -> None:
-    """Take old claims back, throw the old draft away, make a new one."""
+    """Take old claims back, durably, before the draft that they are about goes; make a new one."""
     place, _ = draft_names(path)
-    journal.restart()
-    _close(files)
-    _discard(place)
-    _check_space(path.parent, sum(sizes.values()))
     try:
-        _create(place, sizes, files)
+        journal.restart()
+        discard(place)
+        check_space(path.parent, sum(sizes.values()))
+        create(place, sizes, files)
         sync_folder(path.parent)
         journal.append(key)
     except BaseException:
         forget(place)
         raise
-
-
-def _discard(place: Path) -> None:
-    """Remove an old draft, and say so where that fails."""
-    if place.is_dir() and not place.is_symlink():
-        for name in os.listdir(place):
-            os.unlink(place / name)
-        os.rmdir(place)
-    elif os.path.lexists(place):
-        os.unlink(place)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse before any work what will not fit; a percent is for the file system's own books."""
-    if needed + needed // 100 > shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _create(place: Path, sizes: Mapping[str, int], files: Files) -> None:
-    """Make the files, each with its space reserved; their names and sizes are on disk then."""
-    if "" not in sizes:
-        os.mkdir(place)
-    for name, size in sizes.items():
-        files[name] = os.open(place / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | OURS, 0o666)
-        reserve(files[name], size)
-        os.ftruncate(files[name], size)  # for file systems that cannot reserve
-        os.fsync(files[name])
-    if "" not in sizes:
-        sync_folder(place)
-
-
-def _close(files: Files) -> None:
-    while files:
-        os.close(files.popitem()[1])
-
-
-def _check_range(offset: int, length: int, size: int) -> None:
-    if offset < 0 or offset + length > size:
-        raise ValueError(f"bytes {offset} to {offset + length} of a file of {size}")
 
 
 @contextlib.contextmanager
