@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polyfuse.batchnorm import reestimate
-from polyfuse.checkpoints import safetensors
+from polyfuse.checkpoints import load_checkpoint, safetensors
 from polyfuse.errors import CheckpointError, DataError, RunError, TrainingError
 from polyfuse.runners.local import LocalRunner
 from polyfuse.soups import Soup
@@ -215,6 +215,19 @@ def test_a_soup_becomes_a_model_and_a_file(files, tmp_path):
     fresh = net()
     fresh.load_state_dict(saved)
     assert evaluate(fresh.eval()) == result.score
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("name", ["uniform", "greedy", "learned"])
+def test_what_is_saved_is_what_was_scored(files, tmp_path, name, in_memory):
+    soup = Soup(states() if in_memory else files, net, evaluate)
+    options = {"batches": [(INPUTS, TARGETS)], "loss": nn.functional.mse_loss, "steps": 2}
+    result = getattr(soup, name)(**(options if name == "learned" else {}))
+    soup.save(result, tmp_path / "soup.pt")
+    saved = load_checkpoint(tmp_path / "soup.pt")
+    close(saved, dict(soup.model(result).state_dict()), rtol=2e-7, atol=0)
+    with pytest.raises(CheckpointError):
+        soup.save(result, tmp_path / "no" / "such" / "folder.zip")
 
 
 def test_lower_may_be_better(files):

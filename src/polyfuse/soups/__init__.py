@@ -5,14 +5,13 @@ The members are candidates of a `Soup`; which of them, and with what weights, is
 are kept in a journal, so a search that is stopped goes on, and they may run side by side.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from polyfuse.checkpoints import safetensors
 from polyfuse.errors import TrainingError
 from polyfuse.runners.base import Runner
 from polyfuse.selection import Members, Scores, Selection, Trial, forward_backward, greedy, ranked
@@ -20,6 +19,7 @@ from polyfuse.soups.base import Source, Weights
 from polyfuse.soups.evaluation import Evaluation
 from polyfuse.soups.journal import Journal, key
 from polyfuse.soups.learned import learn
+from polyfuse.weights import average, save_checkpoint
 
 ALIKE = 0.5  # a mean cosine below this looks like independent runs
 
@@ -153,17 +153,26 @@ class Soup:
         return fresh.eval()
 
     def save(self, result: SoupResult, out: str | Path) -> None:
-        """Write a soup as a checkpoint.
+        """Write a soup as a checkpoint; its name says the format.
+
+        A plain mean of files is streamed, as `average` does, and can be verified. A soup that was
+        prepared, or has weights for each layer, is written from memory.
 
         Args:
             result: of one of the methods.
-            out: the file; its folder exists.
+            out: a file or a folder, as for `average`.
 
         Raises:
+            CheckpointError: the output is an input, or its format cannot hold a tensor.
             DiskError: the file system refused.
         """
-        state = self.evaluation.model(result.members, _given(result)).state_dict()
-        safetensors.write(Path(out), dict(state))
+        sources = [self.evaluation.sources[member] for member in result.members]
+        paths = [source for source in sources if isinstance(source, str | Path)]
+        plain = self.evaluation.prepare is None and not isinstance(result.weights, Mapping)
+        if plain and len(paths) == len(sources):
+            average(paths, out, weights=_given(result))
+            return
+        save_checkpoint(self.evaluation.model(result.members, _given(result)).state_dict(), out)
 
     def _result(self, name: str, chosen: Selection) -> SoupResult:
         count = len(chosen.members)
@@ -199,7 +208,7 @@ class Soup:
         yield from (self.scores.known[tuple(sorted(members))] for members in subsets)
 
 
-def _given(result: SoupResult) -> Weights | None:
+def _given(result: SoupResult) -> Any:
     """Return weights that are not equal."""
-    equal = not isinstance(result.weights, dict) and len(set(result.weights)) == 1
+    equal = not isinstance(result.weights, Mapping) and len(set(result.weights)) == 1
     return None if equal else result.weights

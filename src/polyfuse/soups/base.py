@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from polyfuse.checkpoints.base import Checkpoint, InMemory, TensorInfo, bytes_of
-from polyfuse.checkpoints.safetensors import read_safetensors as open_checkpoint
+from polyfuse.checkpoints import open_checkpoint
+from polyfuse.checkpoints.base import Checkpoint, bytes_of
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.selection import Members
 from polyfuse.statedict import match_names, role
+from polyfuse.weights import in_memory
 
 Source = str | Path | Mapping[str, Tensor]
 Weights = Sequence[float] | Mapping[str, Sequence[float]]  # one a member; or so for each layer
@@ -228,12 +229,8 @@ def opened(source: Source) -> Checkpoint:
         ['w']
     """
     if not isinstance(source, Mapping):
-        return open_checkpoint(Path(source))
-    infos = {
-        name: TensorInfo(value.dtype, tuple(value.shape), InMemory(value))
-        for name, value in source.items()
-    }
-    return Checkpoint(Path("state dict"), "memory", (), infos)
+        return open_checkpoint(source)
+    return in_memory(source, "state dict")
 
 
 def digest(source: Source) -> str:
