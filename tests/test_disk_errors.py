@@ -12,6 +12,18 @@ import pytest
 from polyfuse import durable
 from polyfuse.errors import DiskError, RunError
 
+DRAFT = """
+import resource, sys
+from pathlib import Path
+from polyfuse import durable, errors
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with durable.draft(Path(sys.argv[1]), {"a": 50_000, "b": 200_000}, key="k") as output:
+        print("begun")
+        output.write("b", 0, bytes(200_000))
+except errors.DiskError as error:
+    print(error)
+"""
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -68,6 +80,54 @@ def test_a_full_disk_is_named_with_what_is_needed_and_free(tmp_path):
         assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_file_size_limit_is_named_before_a_draft_is_begun(tmp_path):
+    message = python(DRAFT, tmp_path / "m")
+    assert f"cannot write '{tmp_path / 'm'}': the file is larger than this account" in message
+    assert "(250,000 bytes needed" in message
+    assert "begun" not in message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("sizes", [{"": 2_000_000}, {"a": 600_000, "b": 600_000}])
+def test_a_draft_that_does_not_fit_is_named_before_it_is_begun(tmp_path, monkeypatch, told, sizes):
+    if not told:  # other writers may take the space in between
+        monkeypatch.setattr(durable.drafts, "check_space", lambda folder, needed: None)
+    needed = f"{sum(sizes.values()):,}"
+    with mounted(tmp_path, "size=1m"):
+        with (
+            pytest.raises(DiskError, match=rf"out': the disk is full \({needed} bytes needed, .*"),
+            durable.draft(tmp_path / "out", sizes, key="k"),
+        ):
+            pytest.fail("the block was entered")
+        assert os.listdir(tmp_path) == []
+        durable.write_bytes(tmp_path / "a", bytes(900_000))  # the space is free again
+
+
+def test_a_disk_that_fills_up_while_a_draft_is_written_is_named(tmp_path, monkeypatch):
+    def fill(*, keep):
+        with durable.draft(tmp_path / "out", {"": 2_000_000}, key="k", keep=keep) as output:
+            for start in range(0, 2_000_000, 200_000):
+                output.write("", start, bytes(200_000))
+                output.claim(start)
+
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(durable.drafts, "check_space", lambda folder, needed: None)
+    with mounted(tmp_path, "size=1m"):
+        with pytest.raises(DiskError, match=r"out': the disk is full \(200,000 bytes needed"):
+            fill(keep=False)
+        assert os.listdir(tmp_path) == []
+        with pytest.raises(
+            DiskError, match=r"out': the disk is full \(200,000 bytes needed"
+        ) as caught:
+            fill(keep=True)
+        assert "--resume" in caught.value.__notes__[0]
+        subprocess.run(["mount", "-o", "remount,size=4m", str(tmp_path)], check=True)
+        with durable.draft(tmp_path / "out", {"": 2_000_000}, key="k", resume=True) as output:
+            assert output.claims[:4] == [0, 200_000, 400_000, 600_000]
+        assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_full_disk_leaves_no_half_folder(tmp_path):
     def fill():
         with durable.new_folder(tmp_path / "m") as folder:
@@ -89,6 +149,8 @@ def test_a_read_only_file_system_is_named(tmp_path):
             durable.make_folder(tmp_path / "m")
         with pytest.raises(DiskError, match="the file system is read-only"):
             durable.locked(tmp_path).__enter__()
+        with pytest.raises(DiskError, match="the file system is read-only"):
+            durable.draft(tmp_path / "a", {"": 1}, key="k").__enter__()
 
 
 @contextlib.contextmanager
@@ -114,6 +176,8 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         durable.write_bytes(Path("a"), b"new")
     with ordinary_account(), pytest.raises(DiskError, match="permission denied"):
         durable.make_folder(Path("m"))
+    with ordinary_account(), pytest.raises(DiskError, match="cannot write 'a': permission denied"):
+        durable.draft(Path("a"), {"": 1}, key="k").__enter__()
     with ordinary_account(), pytest.raises(DiskError, match="permission denied"):
         durable.remove(Path("a"))
     tmp_path.chmod(0o755)

@@ -67,11 +67,12 @@ class Draft:
         Raises:
             DiskError: the file system refused.
         """
-        self._check_range(name, offset, memoryview(buffer).nbytes)
+        size = memoryview(buffer).nbytes
+        self._check_range(name, offset, size)
         try:
             write_at(self._files[name], buffer, offset)
         except OSError as error:
-            raise disk_error(error, self._path / name) from error
+            raise disk_error(error, self._path / name, size) from error
         self._unsynced[name] = True  # only now: a claim meanwhile could not have synced it
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -247,10 +248,11 @@ def _begin(
             f"what was begun of '{printable(path)}' had other inputs or options; type the command "
             "that began it, or leave --resume out to start anew"
         )
-    if resume and same and not there and "" not in sizes and reopen(path, sizes, files):
+    goes_on = resume and same
+    if goes_on and not there and "" not in sizes and reopen(path, sizes, files, os.O_RDONLY):
         return True  # the attempt was stopped after the rename
     check_target(path, sizes)
-    if not (resume and same and reopen(place, sizes, files)):
+    if not (goes_on and reopen(place, sizes, files, os.O_RDWR)):
         _start_anew(path, sizes, files, journal, key)
     return False
 

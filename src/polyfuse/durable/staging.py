@@ -54,13 +54,13 @@ def create(place: Path, sizes: Mapping[str, int], files: Files) -> None:
         sync_folder(place)
 
 
-def reopen(place: Path, sizes: Mapping[str, int], files: Files) -> bool:
+def reopen(place: Path, sizes: Mapping[str, int], files: Files, access: int) -> bool:
     """Open the files that are there already, all of them or, if they are not those, none."""
     if "" not in sizes and not _holds(place, sizes):
         return False
     for name, size in sizes.items():
         try:
-            files[name] = os.open(place / name, os.O_RDWR | OURS)
+            files[name] = os.open(place / name, access | OURS)
             facts = os.fstat(files[name])
         except OSError:
             break
