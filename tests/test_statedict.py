@@ -1,4 +1,4 @@
-"""Nested state: taken apart and put together again, also through JSON and safetensors."""
+"""State dicts: names are matched; nested state is taken apart and put together again."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polyfuse.checkpoints import safetensors
 from polyfuse.errors import CheckpointError
-from polyfuse.statedict import flatten, unflatten
+from polyfuse.statedict import flatten, match_names, role, unflatten
 
 tensors = st.integers(0, 9).map(lambda k: torch.arange(k, dtype=torch.float32))
 leaves = (
@@ -113,3 +113,71 @@ def test_a_bottomless_skeleton_is_refused():
         deep = {"list": [deep]}
     with pytest.raises(CheckpointError, match="damaged training state"):
         unflatten({}, deep)
+
+
+# Matching names ---------------------------------------------------------------------------------
+
+TITLES = ["one", "two"]
+
+
+def test_equal_names_match_as_they_are():
+    match = match_names([["model.a", "b"], ["b", "model.a"]], TITLES)
+    assert match == ({"model.a": ("model.a", "model.a"), "b": ("b", "b")}, [], [])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "ema.", "module._orig_mod."])
+def test_prefixes_are_matched_both_ways(prefix):
+    plain, wrapped = ["enc.w", "b"], [f"{prefix}enc.w", f"{prefix}b"]
+    for first, second in ((plain, wrapped), (wrapped, plain)):
+        match = match_names([first, second], TITLES)
+        assert match.columns == dict(zip(first, zip(first, second, strict=True), strict=True))
+        assert match.faults == []
+        assert "the result has the first checkpoint's names" in match.notes[0]
+
+
+def test_a_compiled_part_inside_is_matched():
+    match = match_names([["enc.w"], ["module.enc._orig_mod.w"]], TITLES)
+    assert match.columns == {"enc.w": ("enc.w", "module.enc._orig_mod.w")}
+
+
+def test_prefixes_are_kept_where_names_would_fall_together():
+    match = match_names([["model.w", "w", "x"], ["model.w", "w", "module.x"]], TITLES)
+    assert match.columns.keys() == {"model.w", "w"}
+    assert len(match.faults) == 2
+
+
+def test_every_difference_is_told():
+    match = match_names([["a", "b", "weight"], ["a", "wieght"], ["a"]], ["one", "two", "three"])
+    assert match.columns == {"a": ("a", "a", "a")}
+    text = "\n".join(match.faults)
+    assert "'two' lacks 2 that 'one' has: 'b', 'weight'" in text
+    assert "'one' lacks 1 that 'two' has: 'wieght'; did you mean 'weight'?" in text
+    assert "'three' lacks 2 that 'one' has" in text
+
+
+def test_names_of_strangers_are_escaped_and_cut():
+    names = [f"a\x1b[31m{i}" for i in range(1000)]
+    [fault] = match_names([["x", *names], ["x"]], TITLES).faults
+    assert "\x1b" not in fault
+    assert "and 995 more" in fault
+
+
+@given(st.lists(st.lists(st.sampled_from(["module", "model", "a", "b"]), min_size=1, max_size=4)))
+def test_matching_never_joins_two_names(parts):
+    names = sorted({".".join(p) for p in parts})
+    other = [f"module.{name}" for name in names]
+    columns = match_names([names, other], TITLES).columns
+    assert len({column[1] for column in columns.values()}) == len(columns)
+
+
+def test_roles():
+    names = {
+        "bn.running_mean",
+        "bn.running_var",
+        "bn.num_batches_tracked",
+        "bn.weight",
+        "running_var",
+    }
+    assert role("bn.running_var", names) == "running_var"
+    assert role("running_var", names) == "parameter"  # it has no mean beside it
+    assert role("bn.num_batches_tracked", names) == "counter"
