@@ -43,6 +43,7 @@ FLOORS = [
     ["recipes.schema"],
     ["recipes.folder"],
     ["recipes.run"],
+    ["cli.fusing"],
     ["cli"],
     [""],  # the contents page
 ]
