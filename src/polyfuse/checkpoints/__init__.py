@@ -106,9 +106,9 @@ def _open_weights(path: Path, key: str | None = None, index: int | None = None) 
     head = _head(path)
     suffix = path.suffix.lower()
     foreign.refuse_foreign(path, head)
-    is_torch = head.startswith(b"PK\3\4")
-    is_safetensors = head[8:].lstrip().startswith(b"{")
-    if is_torch or not (is_safetensors or suffix == ".safetensors"):
+    is_torch = head.startswith((b"PK\3\4", b"\x80")) and head[8:9] != b"{"
+    is_safetensors = head[8:].lstrip().startswith(b"{") or suffix == ".safetensors"
+    if is_torch or not is_safetensors:
         checkpoint = torch_files.read_torch(path, key, index)
     else:
         asked = f"--key {key}" if key is not None else f"[{index}]"

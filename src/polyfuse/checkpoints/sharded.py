@@ -29,6 +29,7 @@ MODELS = (
     "adapter_model.bin",
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+OF_OTHERS = (".gguf", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".pb")  # opening one says it
 SIDE_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 # What a run wrote of itself: it does not hold for what is made of the weights.
 OF_ONE_RUN = (PROVENANCE_FILE, "trainer_state.json", "all_results.json", "eval_results.json")
@@ -125,8 +126,11 @@ def _names_in(folder: Path) -> list[str]:
 def _only_one(folder: Path, names: list[str]) -> str:
     """Return the name of the one checkpoint among a folder's files."""
     shown = printable(folder)
-    indexes = [name for name in names if is_index(name)]
-    found = indexes or [name for name in names if name.endswith(SUFFIXES)]
+    found = (
+        [name for name in names if is_index(name)]
+        or [name for name in names if name.endswith(SUFFIXES)]
+        or [name for name in names if name.endswith(OF_OTHERS)]
+    )
     if len(found) > 1:
         raise CheckpointError(
             f"'{shown}' holds {len(found)} checkpoints: {_listed(found)}; name the files instead "
