@@ -66,18 +66,21 @@ def choose(shown: str, tree: Any, key: str | None, index: int | None) -> Choice:
     """
     if isinstance(tree, list | tuple) and not isinstance(tree, _TENSORS):
         tree, index = _item(shown, tree, index), None
-    dicts = dict(_dicts(tree))
+    found = dict(_dicts(tree))
+    # A lone loss or accuracy may be a tensor too, but makes no state dict.
+    real = {p: node for p, node in found.items() if p in ORDER or not _only_numbers(node)}
+    dicts = real or found
     keys = {path: _count(found) for path, found in dicts.items()}
     if not dicts:
         raise CheckpointError(f"'{shown}' holds no state dict: {_instead(shown, tree)}")
-    path = _default(shown, keys, dicts) if key is None else _asked(shown, keys, dicts, key)
-    found = dicts[path]
-    if isinstance(found, Mapping):
+    path = _default(shown, keys) if key is None else _asked(shown, keys, key)
+    state = dicts[path]
+    if isinstance(state, Mapping):
         if index is not None:
             where = f"'{printable(path)}' in '{shown}'" if path else f"'{shown}'"
             raise CheckpointError(f"{where} is one state dict, no list; leave [{index}] away")
-        return Choice(path, found, keys)
-    return Choice(path, _item(shown, found, index), keys)
+        return Choice(path, state, keys)
+    return Choice(path, _item(shown, state, index), keys)
 
 
 def _item(shown: str, items: Sequence[Any], index: int | None) -> Any:
@@ -92,16 +95,16 @@ def _item(shown: str, items: Sequence[Any], index: int | None) -> Any:
 
 def _dicts(tree: Any) -> Iterator[tuple[str, Any]]:
     """Yield the dicts that hold tensors, and lists of such, that are reached by text keys."""
-    level, seen = [("", tree)], set[int]()
+    level, entered, counts = [("", tree)], set[int](), dict[int, int]()
     for _ in range(_DEPTH):
         below: list[tuple[str, Any]] = []
-        for path, node in level:
-            if id(node) in seen or len(seen) > _DICTS:
-                continue
-            seen.add(id(node))
-            if _count(node):
+        for path, node in level[:_DICTS]:
+            if id(node) not in counts:
+                counts[id(node)] = _count(node)
+            if counts[id(node)]:
                 yield path, node
-            if isinstance(node, dict):
+            if isinstance(node, dict) and id(node) not in entered:  # it may be inside of itself
+                entered.add(id(node))
                 below += _children(path, node)
         level = below
 
@@ -122,15 +125,13 @@ def _count(node: Any) -> int:
     return 0
 
 
-def _default(shown: str, keys: Mapping[str, int], dicts: Mapping[str, Any]) -> str:
+def _default(shown: str, keys: Mapping[str, int]) -> str:
     """Return the state dict to take where none was asked for."""
     plain = [path for path in keys if not _EMA.search(path)]
     named = [path for path in ORDER if path in plain]
-    # A lone loss or accuracy is a tensor too, but makes no state dict.
-    real = named or [path for path in plain if not _only_numbers(dicts[path])] or plain
-    if named or len(real) == 1:
-        return real[0]
-    what = "several state dicts" if real else "only an average (EMA)"
+    if named or len(plain) == 1:
+        return (named or plain)[0]
+    what = "several state dicts" if plain else "only an average (EMA)"
     raise CheckpointError(f"'{shown}' holds {what}; choose with --key: {_listed(keys)}")
 
 
@@ -141,14 +142,13 @@ def _only_numbers(found: Any) -> bool:
     return all(getattr(value, "shape", None) in ((), (1,)) for value in tensors)
 
 
-def _asked(shown: str, keys: Mapping[str, int], dicts: Mapping[str, Any], key: str) -> str:
+def _asked(shown: str, keys: Mapping[str, int], key: str) -> str:
     """Return the state dict of this key, or the one below it."""
     if key in keys:
         return key
     below = {path[len(key) + 1 :]: n for path, n in keys.items() if path.startswith(f"{key}.")}
     if below:
-        inner = {path: dicts[f"{key}.{path}"] for path in below}
-        return f"{key}.{_default(shown, below, inner)}"
+        return f"{key}.{_default(shown, below)}"
     near = did_you_mean(key, list(keys)[:1000])
     raise CheckpointError(
         f"'{shown}' holds no state dict '{printable(key)}'{near}; it holds {_listed(keys)}"

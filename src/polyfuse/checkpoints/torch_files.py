@@ -1,6 +1,5 @@
 """torch files, whole: which state dict is meant, what its tensors are, what else is in there."""
 
-import pickle
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -176,13 +175,11 @@ def _load_legacy(file: File) -> Any:
             "load it where you trust it, and save it again with torch.save"
         )
     try:
-        with warnings.catch_warnings():
+        # Opened here: torch would take a file named .safetensors for one.
+        with warnings.catch_warnings(), open(file.path, "rb") as raw:
             warnings.simplefilter("ignore")
-            return torch.load(file.path, map_location="cpu", weights_only=True, mmap=False)
-    except (
-        *(pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, EOFError),
-        *(AttributeError, AssertionError, ArithmeticError, MemoryError, OSError, ImportError),
-    ) as error:
+            return torch.load(raw, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
         raise CheckpointError(
             f"'{file.shown}' is in torch's legacy format and cannot be read safely "
             f"({printable(error)}); fetch it again, or, where you trust it, load it with torch and "

@@ -38,7 +38,7 @@ _STORAGES = {
     "ComplexFloat": "complex64",
 }
 _LATER = (  # dtypes without a storage of their own; some are younger than our oldest torch
-    *("uint16", "uint32", "uint64", "complex32", "float8_e4m3fn", "float8_e5m2"),
+    *("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"),
     *("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
 )
 _KINDS = {
@@ -189,9 +189,10 @@ class TorchZip(NamedTuple):
         """
         if isinstance(record, Unreadable):
             raise ValueError(f"it is a {record.kind} tensor; {record.fix}")
-        if not isinstance(record.dtype, torch.dtype) or record.dtype not in _READABLE:
-            raise ValueError("it has a dtype that cannot be averaged")
         entry = self.entry(record)
+        if not isinstance(record.dtype, torch.dtype) or record.dtype not in _READABLE:
+            shown = printable(record.dtype) if isinstance(record.dtype, Global) else "unknown"
+            raise ValueError(f"its dtype, {shown}, cannot be averaged; save tensor.float() instead")
         _check_numbers(record, entry.size)
         offset = record.offset * record.dtype.itemsize
         source = self._place(record, entry, offset)
