@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from polyfuse import durable
 from polyfuse.combine import COMBINERS, mean_probability
-from polyfuse.errors import DataError, did_you_mean
+from polyfuse.errors import DataError, RunError, did_you_mean, printable
 from polyfuse.metrics import (
     LOWER_IS_BETTER,
     NEEDS_PROBABILITIES,
@@ -26,8 +26,16 @@ FUSIONS: dict[str, Callable[..., Any]] = {**COMBINERS, **SEQUENCE_COMBINERS}
 
 
 class Fused(NamedTuple):
-    """One row of a scoreboard before it is scored."""
+    """One row of a scoreboard before it is scored.
 
+    Attributes:
+        kind: "member"; "fusion" of predictions; or "soup", which is one model.
+        name: of the row.
+        members: their indices.
+        predictions: by split.
+    """
+
+    kind: str
     name: str
     members: tuple[int, ...]
     predictions: Mapping[str, NDArray[Any]]
@@ -37,6 +45,7 @@ def compare_fusions(
     population: Population,
     *,
     fusions: Mapping[str, Callable[..., Any]] | Sequence[str] | None = None,
+    soups: Sequence[str] = (),
     expected: int | None = None,
     milliseconds: Mapping[int, float] | None = None,
     replicates: int = 2000,
@@ -50,6 +59,7 @@ def compare_fusions(
     Args:
         population: members with their predictions.
         fusions: combiners by name, or names out of `FUSIONS`; by default all that fit the task.
+        soups: names of soups of these members that the folder keeps.
         expected: members of the finished population, where some are still missing.
         milliseconds: time of one member's forward pass a sample, by member index.
         replicates: of the bootstrap; where rows have groups, whole groups are drawn.
@@ -59,7 +69,7 @@ def compare_fusions(
         The scoreboard; its document is in `leaderboard.json`.
 
     Raises:
-        RunError: no members.
+        RunError: no members, or no such soup of them.
         DataError: predictions and labels that do not fit, an unknown fusion.
 
     Example:
@@ -69,9 +79,9 @@ def compare_fusions(
     """
     blank = population.index["blank"]
     single, together = _fused(population, _chosen(fusions, blank))
-    fused = single + together
     for entry in together:
-        write_fusion(population, *entry)
+        write_fusion(population, *entry[1:])
+    fused = single + together + [_soup(population, name) for name in soups]
     metrics = metrics_for(blank)
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
     document: dict[str, Any] = {
@@ -92,6 +102,7 @@ def compare_fusions(
             for row in rows:
                 row[split] = _scores(terms[row["name"]], reference, counts, document["metric"])
     document["out_of_fold"] = _out_of_fold(population, metrics, scored, replicates, seed)
+    document["notes"] = _notes(population, soups)
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
     return Scoreboard(document)
@@ -124,6 +135,7 @@ def _fused(
     indices = tuple(member.index for member in population.members)
     single = [
         Fused(
+            "member",
             member.name,
             (member.index,),
             {split: mean_probability(stack[i : i + 1]) for split, stack in stacks.items()},
@@ -132,21 +144,53 @@ def _fused(
     ]
     # A user's function may write into what it is given, so each gets its own copy.
     together = [
-        Fused(name, indices, {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()})
+        Fused(
+            "fusion", name, indices, {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()}
+        )
         for name, f in fusions.items()
     ]
     return single, together
 
 
+def _soup(population: Population, name: str) -> Fused:
+    """Return what a soup that is kept in the folder says."""
+    record = population.fusion(name)
+    if record.get("kind") != "soup" or record["inputs"] != population.fingerprint():
+        raise RunError(
+            f"'{population.path}/fusions/{printable(name)}' is no soup of the members that are "
+            "there now; run the recipe again to make it"
+        )
+    said = {split: np.exp(population.fused(name, split)) for split in SPLITS}
+    return Fused("soup", name, tuple(record["members"]), said)
+
+
+def _notes(population: Population, soups: Sequence[str]) -> list[str]:
+    """Return what a reader of the scoreboard must know, a sentence each."""
+    warned: dict[str, list[str]] = {}
+    for name in soups:
+        for warning in population.fusion(name)["warnings"]:
+            warned.setdefault(warning, []).append(name)
+    notes = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
+    if any("start" in member.record for member in population.members):
+        notes.append(
+            "No out-of-fold scores: the members started from weights that may have learned from "
+            "rows that a fold holds out."
+        )
+    return notes
+
+
 def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:
+    """Return what a row is and costs; a soup costs as much as one of its members."""
+    run = fused.members[:1] if fused.kind == "soup" else fused.members
     parameters = {member.index: member.parameters for member in population.members}
-    times = [milliseconds.get(index) for index in fused.members]
+    times = [milliseconds.get(index) for index in run]
     known = [time for time in times if time is not None]
     return {
         "name": fused.name,
-        "kind": "member" if fused.name.startswith("member ") else "fusion",
+        "kind": fused.kind,
         "members": list(fused.members),
-        "parameters": sum(parameters[index] for index in fused.members),
+        "models": len(run),
+        "parameters": sum(parameters[index] for index in run),
         "milliseconds": sum(known) if len(known) == len(times) else None,
     }
 
@@ -194,7 +238,7 @@ def _choices(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> d
 
     def merit(row: Mapping[str, Any]) -> tuple[float, int]:
         terms = val[row["name"]][metric]
-        return (sign * terms.value if terms else -np.inf, -len(row["members"]))
+        return (sign * terms.value if terms else -np.inf, -row["models"])
 
     single = [row for row in rows if row["kind"] == "member"]
     best, member = max(rows, key=merit), max(single, key=merit)

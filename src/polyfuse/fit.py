@@ -21,6 +21,7 @@ from polyfuse.inference import PREDICT_BATCH, check_labels, evaluating
 from polyfuse.losses import cross_entropy
 from polyfuse.optimizers import adamw
 from polyfuse.schedules import cosine
+from polyfuse.start import begin, digest_of
 from polyfuse.statedict import flatten, unflatten
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class FitOptions:
         precision: Lightning Fabric's, for example "32-true", "bf16-mixed", "16-mixed".
         accelerator: Lightning Fabric's: "auto", "cpu", "cuda", "mps".
         threads: CPU threads of one member; the same numbers need the same threads.
+        start: checkpoint whose weights every member begins with; None keeps those it is made with.
 
     Example:
         >>> FitOptions(epochs=3).batch_size
@@ -74,6 +76,7 @@ class FitOptions:
     precision: Precision = "32-true"
     accelerator: Accelerator = "auto"
     threads: int = 1
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot train anything."""
@@ -86,8 +89,11 @@ class FitOptions:
 
     def fingerprint(self) -> str:
         """Return text that differs where the options would train differently."""
-        shown = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return ", ".join(f"{name}={_describe(value)}" for name, value in shown)
+        shown = {f.name: _describe(getattr(self, f.name)) for f in fields(self)}
+        del shown["start"]  # told by its contents, and only where there is one
+        if self.start is not None:
+            shown["start"] = digest_of(self.start)
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 class Fitted(NamedTuple):
@@ -141,7 +147,8 @@ def fit_member(
     Raises:
         TrainingError: the loss became NaN or infinite.
         DataError: the model's output does not fit the labels.
-        CheckpointError: the resume file is damaged or belongs to other training.
+        CheckpointError: the resume file is damaged or belongs to other training; or the weights
+            to start from do not fit the model.
         OutOfTime: the deadline has passed.
 
     Example:
@@ -153,6 +160,7 @@ def fit_member(
         >>> len(fitted.history)
         2
     """
+    begin(model, options.start)
     check_labels(model, split, learn)
     with threads(options.threads):
         run = _Training(model, split, learn, stop, options, seed)

@@ -65,17 +65,14 @@ class Member:
         """Return its weights, once their digest is checked."""
         return safetensors.parse(*self._checked("model.safetensors"))[0]
 
+    def checkpoint(self) -> Path:
+        """Return the file of its weights, once its digest is checked."""
+        self._checked("model.safetensors")
+        return self.path / "model.safetensors"
+
     def model(self, factory: Callable[[], nn.Module]) -> nn.Module:
         """Return the net that `factory` makes, with this member's weights, in eval mode."""
-        net = factory()
-        try:
-            net.load_state_dict(self.state())
-        except RuntimeError as error:
-            raise RunError(
-                f"'{self.path}' does not fit the model: {printable(error, 600)}; "
-                "name the model that it was trained as"
-            ) from None
-        return net.eval()
+        return _loaded(factory(), self.state(), self.path)
 
     def predictions(self, split: str) -> Floats:
         """Return logits of a split, a row a sample; NaN where this member has no say."""
@@ -175,11 +172,24 @@ class Population:
             mean: Floats = total / said.sum(0)
         return mean
 
+    def fusion(self, name: str) -> Mapping[str, Any]:
+        """Return the record of a fusion that is kept here.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        return _fusion_record(self.path / "fusions" / name)
+
     def fused(self, name: str, split: str) -> NDArray[Any]:
         """Return a fusion's stored answer: log-probabilities, or classes where it is a vote."""
-        folder = self.path / "fusions" / name
-        files = _fusion_record(folder)["files"]
+        folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
         return predictions.parse(*records.checked(folder, f"predictions/{split}.npy", files))
+
+    def soup(self, name: str, factory: Callable[[], nn.Module]) -> nn.Module:
+        """Return a fusion that is one model, in eval mode, once its digest is checked."""
+        folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
+        state, _ = safetensors.parse(*records.checked(folder, "model.safetensors", files))
+        return _loaded(factory(), state, folder)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the records of all members and the labels."""
@@ -236,6 +246,9 @@ def write_fusion(
     name: str,
     members: Sequence[int],
     answers: Mapping[str, NDArray[Any]],
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep a fusion's answers, in place of other ones of that name.
 
@@ -244,6 +257,8 @@ def write_fusion(
         name: of the fusion.
         members: their indices.
         answers: by split: probabilities, kept as their logs, or decided classes.
+        state: weights, where the fusion is one model.
+        facts: what else its record says of it.
 
     Raises:
         RunError: a half-written fusion stands in the way.
@@ -261,9 +276,12 @@ def write_fusion(
         for split, answer in answers.items():
             kept = answer if votes else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
             predictions.write(fresh / "predictions" / f"{split}.npy", kept)
+        if state is not None:
+            safetensors.write(fresh / "model.safetensors", dict(state))
         record = {
             "schema": SCHEMA,
             "name": name,
+            **(facts or {}),
             "members": list(members),
             "space": "label" if votes else "log_prob",
             "inputs": population.fingerprint(),
@@ -272,6 +290,17 @@ def write_fusion(
         durable.write_json(fresh / "fusion.json", record)
         if folder.is_dir() and _fusion_record(folder) != record:
             durable.remove_folder(folder)  # else the same stands there, and ours is thrown away
+
+
+def _loaded(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(
+            f"'{printable(path)}' does not fit the model: {printable(error, 600)}; "
+            "name the model that it was trained as"
+        ) from None
+    return net.eval()
 
 
 def _fusion_record(folder: Path) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ class Scoreboard:
 
     @property
     def best(self) -> str:
-        """The row with the best validation score; among equals the one with fewer members."""
+        """The row with the best validation score; among equals the one that runs fewer models."""
         return str(self.document["best"])
 
     @property
@@ -178,10 +178,11 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Best on validation: {best}. On test it is {verdict} than the best single member "
             f"({document['best_member']}): {_spread(gain, metric, signed=True)} points, "
-            f"at {len(row['members'])} times the inference cost."
+            f"at {row.get('models', len(row['members']))} times the inference cost."
         )
     else:
         lines.append(f"Best on validation: {best}. The test labels are unknown.")
+    lines += document.get("notes", [])  # 0.1 wrote none
     oof = document["out_of_fold"]
     if oof and "test" in oof:
         apart = (

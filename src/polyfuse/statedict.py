@@ -1,8 +1,10 @@
 """State dicts: matching names over several of them, telling buffers, taking nested ones apart."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from polyfuse.errors import CheckpointError, did_you_mean, printable
@@ -119,6 +121,24 @@ def role(name: str, names: Iterable[str]) -> str:
     return "parameter"
 
 
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a SHA-256 over names, dtypes, shapes and values; the order of names does not matter.
+
+    Args:
+        tensors: by name; any device, any strides.
+
+    Example:
+        >>> digest([("w", torch.ones(2))]) == digest([("w", torch.zeros(2))])
+        False
+    """
+    lines = []
+    for name, tensor in tensors:
+        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        values = hashlib.sha256(memoryview(plain.numpy())).hexdigest()
+        lines.append(repr((name, str(tensor.dtype), tuple(tensor.shape), values)))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     """Take a nested state apart: tensors by path, and the rest as JSON-ready data.
 
@@ -133,7 +153,6 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
         CheckpointError: a leaf of another kind.
 
     Example:
-        >>> import torch
         >>> tensors, rest = flatten({"step": 3, "state": {0: torch.ones(2)}})
         >>> sorted(tensors), unflatten(tensors, rest)["state"][0].tolist()
         (['.state.0'], [1.0, 1.0])

@@ -5,7 +5,6 @@ but the last is kept, so trying one more member costs one pass over one checkpoi
 up in the order given, so the same members in the same order give the same bits.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polyfuse.checkpoints import open_checkpoint
-from polyfuse.checkpoints.base import Checkpoint, bytes_of
+from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.selection import Members
 from polyfuse.statedict import match_names, role
@@ -231,22 +230,6 @@ def opened(source: Source) -> Checkpoint:
     if not isinstance(source, Mapping):
         return open_checkpoint(source)
     return in_memory(source, "state dict")
-
-
-def digest(source: Source) -> str:
-    """Return a SHA-256 over names, shapes, dtypes and values.
-
-    Example:
-        >>> digest({"w": torch.ones(2)}) == digest({"w": torch.zeros(2)})
-        False
-    """
-    found = hashlib.sha256()
-    with opened(source) as checkpoint:
-        for name in sorted(checkpoint.names()):
-            info = checkpoint.info(name)
-            found.update(repr((name, info.dtype, info.shape)).encode())
-            found.update(bytes_of(checkpoint.read(name)))
-    return found.hexdigest()
 
 
 def layer_of(name: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from polyfuse import durable
 from polyfuse.errors import RunError, printable
 from polyfuse.selection import Members
-from polyfuse.soups.base import Source, digest
+from polyfuse.soups.base import Source, opened
+from polyfuse.statedict import digest
 
 SCHEMA = 1
 
@@ -57,8 +58,14 @@ def key(sources: Sequence[Source], *functions: Callable[..., Any] | None) -> str
         >>> key([], len) == key([], max)
         False
     """
-    facts = [*(digest(source) for source in sources), *map(_name, functions)]
+    facts = [*map(_digest, sources), *map(_name, functions)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _digest(source: Source) -> str:
+    with opened(source) as checkpoint:
+        infos = ((name, checkpoint.info(name)) for name in checkpoint.names())
+        return digest((name, checkpoint.read(name).view(info.shape)) for name, info in infos)
 
 
 def _read(path: Path, identity: str) -> dict[Members, float]:

@@ -22,6 +22,7 @@ from polyfuse.metrics import metrics_for
 from polyfuse.population import Member, Population, write_member
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
+from polyfuse.start import begin, digest_of
 from polyfuse.training.base import Job, Strategy
 
 
@@ -176,8 +177,11 @@ def _resume_file(root: Path, index: int) -> Path:
 def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) -> None:
     model.load_state_dict(fitted.state)
     splits = task.splits
+    start = task.options.start
     logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
-    logits["train"] = _out_of_fold(model, splits.train, job.held_out)
+    # The weights it started from may have seen any row, so nothing is out of its fold for sure.
+    unseen = job.held_out[:0] if start else job.held_out
+    logits["train"] = _out_of_fold(model, splits.train, unseen, logits["val"].shape[1:])
     record = {
         "index": job.index,
         **job.facts,
@@ -185,6 +189,7 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         "options": task.options.fingerprint(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "fingerprint": fitted.fingerprint,
+        **({"start": digest_of(start)} if start else {}),
         "best_epoch": fitted.best_epoch,
         "scores": _scores(logits, splits),
         "history": fitted.history,
@@ -212,11 +217,13 @@ def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[s
     return found
 
 
-def _out_of_fold(model: nn.Module, split: Split, held_out: Rows) -> NDArray[np.float32]:
-    """Return logits of every training row: NaN but where the member did not see it."""
-    said = predict(model, split, held_out)
-    everything = np.full((len(split), *said.shape[1:]), np.nan, np.float32)
-    everything[held_out] = said
+def _out_of_fold(
+    model: nn.Module, split: Split, unseen: Rows, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return logits, each of this shape, of every training row: NaN but where it is unseen."""
+    everything = np.full((len(split), *shape), np.nan, np.float32)
+    if len(unseen):
+        everything[unseen] = predict(model, split, unseen)
     return everything
 
 
@@ -224,6 +231,7 @@ def _check(task: Task) -> None:
     """Refuse data that do not fit the model before any time is spent."""
     with seeded(0):
         model = task.factory()
+    begin(model, task.options.start)
     for name, split in task.splits._asdict().items():
         if split.labels is not None or name != "test":
             check_labels(model, split, np.arange(min(2, len(split))))
