@@ -4,20 +4,18 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-
-
-def whole(tensor):
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def main(rank, ranks, folder):
+    """Train for a step under FSDP2, save with DCP, and the whole tensors with torch.save."""
+    import torch.distributed as dist  # here: pytest imports this file, too
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     torch.manual_seed(0)
@@ -32,7 +30,7 @@ def main(rank, ranks, folder):
     for name, placement in (("columns", Shard(1)), ("rows", Shard(0)), ("all", Replicate())):
         state[name] = distribute_tensor(table, mesh, [placement])
     dcp.save({"model": state, "optim": optimizer_state, "epoch": 3}, checkpoint_id=folder / "saved")
-    full = {name: whole(tensor) for name, tensor in state.items()}
+    full = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
     if rank == 0:
         torch.save(full, folder / "full.pt")
     dist.destroy_process_group()

@@ -5,6 +5,7 @@ import math
 import os
 import re
 
+import fuzz_safetensors
 import pytest
 import safetensors.torch
 import torch
@@ -314,3 +315,10 @@ def test_a_file_cut_after_it_was_opened_is_an_error_not_a_signal(tmp_path):
         ours.read("w")
     with pytest.raises(CheckpointError, match="was changed while it was read"):
         ours.check_unchanged()
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mutants_are_read_as_the_library_reads_them_or_refused(count):
+    ends = fuzz_safetensors.main(count, seed=count)
+    assert ends.total() == count
+    assert min(ends["read by both"], ends["refused by both"]) > count / 10

@@ -107,7 +107,7 @@ def test_a_key_or_number_where_there_is_none_is_refused(tmp_path, path, key):
 
 
 def test_a_key_is_followed_in_a_file_and_in_a_folder_of_one(tmp_path):
-    torch.save({"net": {"w": torch.zeros(1)}, "model": STATE}, tmp_path / "a.pt")
+    torch.save({"net": {"w": torch.zeros(2)}, "model": STATE}, tmp_path / "a.pt")
     for path in (tmp_path / "a.pt", tmp_path):
         assert load_checkpoint(path, "net").keys() == {"w"}
         assert open_checkpoint(path).facts["key"] == "model"

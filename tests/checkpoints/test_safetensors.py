@@ -220,6 +220,18 @@ def test_epoch_and_step_are_found_where_they_are_whole_numbers(tmp_path):
     assert ours.read_safetensors(tmp_path / "a").facts == {}
 
 
+@pytest.mark.parametrize(("offsets", "refused"), [([0, 0], False), ([4, 0], True), ([0, 10], True)])
+def test_parts_of_tensors_that_one_rank_saved_are_refused(tmp_path, offsets, refused):
+    sharding = json.dumps({"w": {"saved_offsets": offsets}})  # as torch's HuggingFaceStorageWriter
+    metadata = {"DCP_SHARDING_INFO": sharding, "DCP_VERSION": "1.0", "format": "pt"}
+    safetensors.torch.save_file({"w": torch.rand(2, 2)}, tmp_path / "a", metadata)
+    if not refused:
+        assert ours.read_safetensors(tmp_path / "a").info("w").shape == (2, 2)
+        return
+    with pytest.raises(CheckpointError, match="holds parts of tensors that one rank saved; join"):
+        ours.read_safetensors(tmp_path / "a")
+
+
 def test_what_we_write_opens(tmp_path):
     ours.write(tmp_path / "a", {"w": torch.arange(6.0).view(2, 3)}, note={"epoch": 3})
     with ours.read_safetensors(tmp_path / "a") as opened:

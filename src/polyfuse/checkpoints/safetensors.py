@@ -5,6 +5,7 @@ reads its header only.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def read_safetensors(path: Path) -> Checkpoint:
     aliases.
 
     Raises:
-        CheckpointError: missing, damaged, or stating what it does not hold.
+        CheckpointError: missing, damaged, stating what it does not hold, or with parts of tensors.
 
     Example:
         >>> import tempfile, torch
@@ -109,6 +110,7 @@ def read_safetensors(path: Path) -> Checkpoint:
     """
     file = File(path)
     tensors, metadata = read_header(file)
+    _refuse_parts(file, metadata.get("DCP_SHARDING_INFO", ""))
     aliases = {
         alias: kept
         for alias, kept in metadata.items()
@@ -118,6 +120,15 @@ def read_safetensors(path: Path) -> Checkpoint:
     for name, fact in COUNTERS.items():
         facts |= {fact: int(metadata[name])} if _is_count(metadata.get(name)) else {}
     return Checkpoint(path, "safetensors", (file,), tensors, aliases, facts)
+
+
+def _refuse_parts(file: File, sharding: str) -> None:
+    """Refuse what a rank of a distributed run saved with parts of tensors under their names."""
+    if re.search(r'"saved_offsets": \[[^]]*[1-9]', sharding):
+        raise CheckpointError(
+            f"'{file.shown}' holds parts of tensors that one rank saved; join them with torch: "
+            "HuggingFaceStorageWriter(..., save_distributed=True, enable_consolidation=True)"
+        )
 
 
 def _is_tie(alias: str, kept: str) -> bool:
