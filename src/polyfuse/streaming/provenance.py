@@ -95,8 +95,9 @@ def _is_provenance(document: Any) -> bool:
         return False
     kinds = {"method": str, "options": dict, "policies": list, "include": list, "exclude": list}
     whole = all(isinstance(document.get(key), kind) for key, kind in kinds.items())
+    pairs = all(isinstance(p, list) and len(p) == 2 for p in document.get("policies", ()))
     inputs = document.get("inputs")
-    return whole and isinstance(inputs, list) and all(map(_is_input, inputs))
+    return whole and pairs and isinstance(inputs, list) and all(map(_is_input, inputs))
 
 
 def _is_input(entry: Any) -> bool:
