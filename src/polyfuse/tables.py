@@ -96,6 +96,21 @@ def data_frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "pandas
     return pandas.DataFrame([list(row) for row in rows], columns=list(columns))
 
 
+def amount(count: float) -> str:
+    """Return a number of bytes for people: GB are 1000^3 bytes, as disks and --max-shard-size have.
+
+    Example:
+        >>> amount(999), amount(1_500_000), amount(2.8e9)
+        ('999 B', '1.50 MB', '2.80 GB')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    digits = 0 if units[0] == "B" or count >= 99.95 else 1 if count >= 9.995 else 2
+    return f"{count:,.{digits}f} {units[0]}"
+
+
 def _stressed(row: Sequence[str], bold: bool) -> list[str]:
     return [f"**{cell}**" if bold and cell else cell for cell in row]
 

@@ -12,18 +12,20 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from polyfuse.errors import printable
-from polyfuse.tables import Table
+from polyfuse.tables import Table, amount
 
 WIDE = 96  # columns from which a table's cells get room to breathe
 
@@ -33,14 +35,17 @@ class Bars:
 
     Args:
         quiet: show nothing at all.
+        in_bytes: what is counted is bytes; speed is shown, too.
 
     Example:
         >>> with Bars(quiet=True) as bars:
         ...     bars("data", 1, 2, "")
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, in_bytes: bool = False) -> None:
         """Draw on stderr."""
+        self._in_bytes = in_bytes
+        counted = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
         self._console = Console(stderr=True)
         self._quiet = quiet
         self._live = self._console.is_terminal and not quiet
@@ -49,7 +54,7 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            *counted,
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -80,7 +85,8 @@ class Bars:
             self._draw(name, done, total, printable(note))
         elif done >= total and name not in self._done and not self._quiet:
             self._done.add(name)
-            line = f"{printable(name)}: {total:,.0f} done {printable(note)}".rstrip()
+            count = amount(total) if self._in_bytes else f"{total:,.0f}"
+            line = f"{printable(name)}: {count} done {printable(note)}".rstrip()
             print(line, file=sys.stderr)  # noqa: T201  # this is the terminal
 
     def _draw(self, name: str, done: float, total: float, note: str) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from polyfuse.checkpoint_sets import numbered, ranking
 from polyfuse.checkpoint_sets.base import Chosen
 from polyfuse.checkpoint_sets.listing import listed
+from polyfuse.checkpoint_sets.numbered import parse_range
 from polyfuse.errors import CheckpointError
 
-__all__ = ["Chosen", "choose"]
+__all__ = ["Chosen", "choose", "parse_range"]
 
 
 def choose(
@@ -58,7 +59,7 @@ def choose(
         raise CheckpointError("a metric, a table or a direction is for best=K; say how many")
     paths = listed(names)
     if range is not None:
-        return numbered.in_range(paths, *numbered.parse_range(range))
+        return numbered.in_range(paths, *parse_range(range))
     if last is not None:
         return numbered.last(paths, last)
     if best is not None:

@@ -1,33 +1,27 @@
-"""The command line: arguments in, one call, results out. torch loads only when a verb runs."""
+"""The verbs of runs: recipes in, members, fusions and a scoreboard out."""
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from polyfuse.errors import PolyfuseError
+from polyfuse.cli.base import (
+    Argument,
+    BadParameter,
+    Json,
+    Option,
+    Quiet,
+    add_group,
+    app,
+    echo,
+    told,
+)
 
 if TYPE_CHECKING:
     from polyfuse.recipes.folder import Run
 
-SCHEMA = 1
 FORMATS = ("table", "csv", "markdown", "json")
 
-app = typer.Typer(
-    name="polyfuse",
-    help="One better predictor out of several PyTorch models: what was gained and what it costs.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-recipes_app = typer.Typer(
-    help="Recipes: list the shipped ones, copy one, check one.", no_args_is_help=True
-)
-app.add_typer(recipes_app, name="recipes")
+recipes_app = add_group("recipes", "Recipes: list the shipped ones, copy one, check one.")
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -42,39 +36,24 @@ def _complete_format(incomplete: str) -> list[str]:
 
 Recipe = Annotated[
     str,
-    typer.Argument(help="A recipe file, or a shipped recipe.", autocompletion=_complete_recipe),
+    Argument(help="A recipe file, or a shipped recipe.", autocompletion=_complete_recipe),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="A RUN folder.", metavar="RUN")]
+RunFolder = Annotated[Path, Argument(help="A RUN folder.", metavar="RUN")]
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="RUN folder [runs/NAME].")
+    Path | None, Option("--out", "-o", metavar="FOLDER", help="RUN folder [runs/NAME].")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set", metavar="KEY.PATH=VALUE", help="Change the recipe: e.g. fit.epochs=30. Repeatable."
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")]
+Quick = Annotated[bool, Option("--quick", help="The recipe's small variant.")]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0, help="Stop training after so long; the same command goes on."),
+    Option(min=0, help="Stop training after so long; the same command goes on."),
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes side by side [as the CPU has room].")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"polyfuse {installed('polyfuse')}")
-        raise typer.Exit
+Workers = Annotated[int | None, Option(min=1, help="Processes side by side [as the CPU has room].")]
 
 
 @app.command(epilog="Example: polyfuse demo --quick")
@@ -117,7 +96,7 @@ def _run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    with _told(verb, as_json) as tell:
+    with told(verb, as_json) as tell:
         from polyfuse.recipes.run import run as run_recipe
         from polyfuse.terminal import Bars
 
@@ -139,7 +118,7 @@ def report(
     folder: RunFolder,
     form: Annotated[
         str,
-        typer.Option(
+        Option(
             "--format", help=" | ".join(FORMATS), autocompletion=_complete_format, metavar="FORMAT"
         ),
     ] = "table",
@@ -147,8 +126,8 @@ def report(
 ) -> None:
     """The scoreboard of a run."""
     if form not in FORMATS:
-        raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
-    with _told("report", as_json or form == "json") as tell:
+        raise BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+    with told("report", as_json or form == "json") as tell:
         from polyfuse.recipes.folder import Run
         from polyfuse.terminal import escaped
 
@@ -156,24 +135,24 @@ def report(
         board = done.scoreboard
         texts: dict[str, Callable[[], str]] = {"csv": board.to_csv, "markdown": board.to_markdown}
         text = texts.get(form)
-        tell(_facts(done), lambda: typer.echo(escaped(text()), nl=False) if text else _show(done))
+        tell(_facts(done), lambda: echo(escaped(text()), nl=False) if text else _show(done))
 
 
 @app.command(epilog="Example: polyfuse predict runs/street_numbers new_images/ -o answers.csv")
 def predict(
     folder: RunFolder,
-    data: Annotated[Path, typer.Argument(help="A folder of images, or a .npy array.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The CSV file to write.")],
+    data: Annotated[Path, Argument(help="A folder of images, or a .npy array.")],
+    out: Annotated[Path, Option("--out", "-o", help="The CSV file to write.")],
     fusion: Annotated[
-        str | None, typer.Option(help="A row of the scoreboard [the best on validation].")
+        str | None, Option(help="A row of the scoreboard [the best on validation].")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="The run's recipe, where it names your own code.")
+        Path | None, Option(help="The run's recipe, where it names your own code.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Read new images with a run's best fusion."""
-    with _told("predict", as_json) as tell:
+    with told("predict", as_json) as tell:
         from polyfuse import durable, tables
         from polyfuse.recipes.folder import Run
         from polyfuse.terminal import show_text
@@ -190,32 +169,32 @@ def predict(
 @app.command(epilog="Example: polyfuse env")
 def env(as_json: Json = False) -> None:
     """Versions and hardware, to paste into an issue."""
-    with _told("env", as_json) as tell:
+    with told("env", as_json) as tell:
         from polyfuse.environment import environment
 
         facts = environment()
-        tell(facts, lambda: typer.echo("\n".join(f"{k}: {v}" for k, v in facts.items())))
+        tell(facts, lambda: echo("\n".join(f"{k}: {v}" for k, v in facts.items())))
 
 
 @recipes_app.command("ls", epilog="Example: polyfuse recipes ls")
 def recipes_ls(as_json: Json = False) -> None:
     """List the shipped recipes."""
-    with _told("recipes ls", as_json) as tell:
+    with told("recipes ls", as_json) as tell:
         from polyfuse.recipes.shipped import purpose, shipped
 
         found = {name: purpose(path) for name, path in shipped().items()}
         facts = {"recipes": [{"name": n, "purpose": p} for n, p in found.items()]}
-        tell(facts, lambda: typer.echo("\n".join(f"{n}  {p}" for n, p in found.items())))
+        tell(facts, lambda: echo("\n".join(f"{n}  {p}" for n, p in found.items())))
 
 
 @recipes_app.command("cp", epilog="Example: polyfuse recipes cp street_numbers mine.yaml")
 def recipes_cp(
     name: Recipe,
-    to: Annotated[Path | None, typer.Argument(help="File to write [NAME.yaml].")] = None,
+    to: Annotated[Path | None, Argument(help="File to write [NAME.yaml].")] = None,
     as_json: Json = False,
 ) -> None:
     """Copy a shipped recipe and own it."""
-    with _told("recipes cp", as_json) as tell:
+    with told("recipes cp", as_json) as tell:
         from polyfuse import durable
         from polyfuse.errors import RecipeError
         from polyfuse.recipes.shipped import find
@@ -228,13 +207,13 @@ def recipes_cp(
             durable.write_bytes(target, source.read_bytes(), new=True)
         except FileExistsError:
             raise RecipeError(f"'{target}' exists; name another file") from None
-        tell({"file": str(target)}, lambda: typer.echo(f"{target}: polyfuse run {target}"))
+        tell({"file": str(target)}, lambda: echo(f"{target}: polyfuse run {target}"))
 
 
 @recipes_app.command("check", epilog="Example: polyfuse recipes check mine.yaml")
 def recipes_check(recipe: Recipe, settings: Set = None, as_json: Json = False) -> None:
     """Find all faults of a recipe at once."""
-    with _told("recipes check", as_json) as tell:
+    with told("recipes check", as_json) as tell:
         from polyfuse.recipes.run import load
         from polyfuse.recipes.shipped import find
         from polyfuse.recipes.source import read
@@ -243,45 +222,7 @@ def recipes_check(recipe: Recipe, settings: Set = None, as_json: Json = False) -
         for quick in (True, False):
             plan = load(read(path), settings or (), quick=quick)
         facts = {"recipe": plan.name, "faults": []}
-        tell(facts, lambda: typer.echo(f"{path.name}: no faults"))
-
-
-Tell = Callable[[dict[str, Any], Callable[[], object]], None]
-
-
-@contextmanager
-def _told(verb: str, as_json: bool) -> Iterator[Tell]:
-    """Print one result, as JSON or for a person; a known error is a message and exit code 1."""
-
-    def tell(facts: dict[str, Any], show: Callable[[], object]) -> None:
-        if as_json:
-            _print_json(verb, facts)
-        else:
-            show()
-
-    try:
-        yield tell
-    except PolyfuseError as error:
-        _fail(verb, as_json, error)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
-
-
-def _fail(verb: str, as_json: bool, error: PolyfuseError) -> NoReturn:
-    if as_json:
-        kind = type(error).__name__
-        _print_json(verb, {"error": {"kind": kind, "message": str(error)}})
-    else:
-        from polyfuse.terminal import show_error
-
-        show_error(str(error))
-    raise typer.Exit(1) from None
-
-
-def _print_json(verb: str, facts: dict[str, Any]) -> None:
-    document = {"schema": SCHEMA, "command": verb, **facts}
-    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+        tell(facts, lambda: echo(f"{path.name}: no faults"))
 
 
 def _facts(run: "Run") -> dict[str, Any]:
@@ -301,13 +242,3 @@ def _show(run: "Run") -> None:
     for line in board.summary():
         show_text(line)
     show_text(f"Submission: {run.path / 'submission.csv'}   Again: polyfuse report {run.path}")
-
-
-def main() -> None:
-    """Run the command line.
-
-    Example:
-        >>> main.__module__
-        'polyfuse.cli'
-    """
-    app(prog_name="polyfuse" if not sys.argv[0].endswith("polyfuse") else None)

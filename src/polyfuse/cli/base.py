@@ -1,0 +1,98 @@
+"""What all verbs share: the app, their options, one way to tell results and errors.
+
+The only file that imports typer.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer import Argument as Argument
+from typer import BadParameter as BadParameter
+from typer import Option as Option
+from typer import echo as echo
+
+from polyfuse.errors import PolyfuseError
+
+SCHEMA = 1
+AGAIN = "stopped; run the same command again to go on"
+
+app = typer.Typer(
+    name="polyfuse",
+    help="One better predictor out of several PyTorch models: what was gained and what it costs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Json = Annotated[bool, Option("--json", help="Print one JSON document, nothing else.")]
+Quiet = Annotated[bool, Option("--quiet", help="No progress.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        echo(f"polyfuse {installed('polyfuse')}")
+        raise typer.Exit
+
+
+def add_group(name: str, purpose: str) -> typer.Typer:
+    """Add a verb that has verbs of its own; return the app they belong to."""
+    group = typer.Typer(help=purpose, no_args_is_help=True)
+    app.add_typer(group, name=name)
+    return group
+
+
+def call() -> None:
+    """Run the command line with the arguments of this process."""
+    app(prog_name="polyfuse" if not sys.argv[0].endswith("polyfuse") else None)
+
+
+Tell = Callable[[dict[str, Any], Callable[[], object]], None]
+
+
+@contextmanager
+def told(verb: str, as_json: bool, *, stopped: str = AGAIN) -> Iterator[Tell]:
+    """Print one result, as JSON or for a person; a known error is a message and exit code 1.
+
+    Args:
+        verb: as it is typed.
+        as_json: print one JSON document, errors too.
+        stopped: what to tell who interrupts.
+    """
+
+    def tell(facts: dict[str, Any], show: Callable[[], object]) -> None:
+        if as_json:
+            _print_json(verb, facts)
+        else:
+            show()
+
+    try:
+        yield tell
+    except PolyfuseError as error:
+        _fail(verb, as_json, error)
+    except KeyboardInterrupt:
+        echo(stopped, err=True)
+        raise typer.Exit(130) from None
+
+
+def _fail(verb: str, as_json: bool, error: PolyfuseError) -> NoReturn:
+    if as_json:
+        kind = type(error).__name__
+        _print_json(verb, {"error": {"kind": kind, "message": str(error)}})
+    else:
+        from polyfuse.terminal import show_error
+
+        show_error(str(error))
+    raise typer.Exit(1) from None
+
+
+def _print_json(verb: str, facts: dict[str, Any]) -> None:
+    document = {"schema": SCHEMA, "command": verb, **facts}
+    echo(json.dumps(document, indent=1, allow_nan=False))
