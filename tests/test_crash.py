@@ -119,7 +119,7 @@ def test_the_power_cut_rig_catches_a_draft_whose_folder_was_not_synced(mounted, 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """Every event that writes inside a RUN folder: what, on which path, called by durable.py?"""
+    """Every event that writes inside a RUN folder: what, on which path, called by durable?"""
     run = tmp_path_factory.mktemp("watched")
     done = python(HERE / "watched_run.py", run)
     assert done.returncode == 0, done.stderr
