@@ -50,6 +50,9 @@ _KINDS = {
     "_rebuild_wrapper_subclass": "subclass",
     "_rebuild_device_tensor_from_numpy": "device",
     "_rebuild_device_tensor_from_cpu_tensor": "device",
+    "_rebuild_xla_tensor": "device",  # this and the next two: written by older versions
+    "_rebuild_hpu_tensor": "device",
+    "_rebuild_mlc_tensor": "device",
 }
 _FIXES = {
     "sparse": "save tensor.to_dense() in its place",
