@@ -248,6 +248,18 @@ def without(**fields):
     return change
 
 
+def twice(record):
+    record.state_dict_metadata["v"] = record.state_dict_metadata["w"]
+    record.planner_data = {"w": ("model", "w"), "v": ("model", "w")}
+    return record
+
+
+def inside(record):
+    record.state_dict_metadata["v"] = record.state_dict_metadata["w"]
+    record.planner_data = {"w": ("model",), "v": ("model", "w")}
+    return record
+
+
 PROPERTIES = metadata.TensorProperties(dtype=torch.float64)
 DAMAGED = {
     "a path up": (stored(relative_path="../outside"), "name of a file beside it.*'../outside'"),
@@ -289,6 +301,12 @@ DAMAGED = {
         "is sparse; save its to_dense",
     ),
     "too large for torch": (described(size=torch.Size([2**62, 4])), "torch has no tensor of shape"),
+    "no size": (
+        lambda record: record.state_dict_metadata["w"].__dict__.pop("size") and record,
+        "no 'size'",
+    ),
+    "two at one place": (twice, "'v' has the same place in the state as another"),
+    "one in another": (inside, "'v' has the same place in the state as another"),
     "no entries": (without(state_dict_metadata=None), "state_dict_metadata and storage_data"),
     "no storage": (without(storage_data=[]), "state_dict_metadata and storage_data"),
     "no Metadata": (lambda record: {"a": 1}, "Metadata expected"),
@@ -323,6 +341,13 @@ def test_every_truncation_of_the_metadata_is_refused(tmp_path):
         (folder / ".metadata").write_bytes(raw[:length])
         with pytest.raises(CheckpointError):
             open_checkpoint(folder)
+
+
+def test_metadata_deeper_than_a_function_can_follow_are_refused(tmp_path):
+    for raw in (b"\x80\x02)" + b"\x85" * 100_000 + b".", b"\x80\x02" + b"(" * 100_000 + b"."):
+        (tmp_path / ".metadata").write_bytes(raw)
+        with pytest.raises(CheckpointError, match=r"\.metadata"):
+            open_checkpoint(tmp_path)
 
 
 def test_limits_hold_for_the_metadata(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def read_dcp(folder: Path, key: str | None = None) -> Checkpoint:
         polyfuse.errors.CheckpointError: cannot read '/no/such/.metadata': No such file or directory
     """
     metadata = read_metadata(folder)
-    tree = _tree(metadata, key)
+    tree = _tree(folder, metadata, key)
     choice = nested.choose(printable(folder), tree, key, None)
     chosen = {
         name: record.storage
@@ -60,7 +60,7 @@ def read_dcp(folder: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(folder, "dcp", files, tensors, aliases, facts, tuple(shards.checks))
 
 
-def _tree(metadata: Metadata, key: str | None) -> dict[str, Any]:
+def _tree(folder: Path, metadata: Metadata, key: str | None) -> dict[str, Any]:
     """Return the state that was saved, with a record in place of each tensor, as a torch file's."""
     tree: dict[str, Any] = {}
     records: dict[str, Any] = {
@@ -71,11 +71,14 @@ def _tree(metadata: Metadata, key: str | None) -> dict[str, Any]:
         path = metadata.paths[name]
         if len(path) == 1 and key and name.startswith(f"{key}."):
             path = (*key.split("."), name.removeprefix(f"{key}."))
-        node = tree
+        node: Any = tree
         for part in path[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise CheckpointError(f"'{printable(name)}' lies in what is a tensor itself")
+            node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or path[-1] in node:
+            raise CheckpointError(
+                f"'{printable(name)}' has the same place in the state as another entry of "
+                f"'{printable(folder)}'; fetch or save the folder again"
+            )
         node[path[-1]] = record
     return tree
 

@@ -91,9 +91,10 @@ def read_metadata(folder: Path) -> Metadata:
             raise ValueError(f"{file.size:,} bytes, at most {LIMITS.metadata_bytes:,} expected")
         raw = file.read(0, file.size)
         return _parsed(pickles.load(raw, names=_Names(), shown=file.shown))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(
-            f"'{file.shown}' is not the metadata of a checkpoint: {printable(error, 400)}; "
+            f"'{file.shown}' is not the metadata of a checkpoint: {printable(reason, 400)}; "
             "fetch or save the folder again"
         ) from None
     finally:
