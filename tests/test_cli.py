@@ -38,6 +38,10 @@ def tiny(tmp_path_factory):
     result = polyfuse("run", recipe, "--out", folder / "RUN", "--quick", "--workers", 1)
     assert result.exit_code == 0, result.output
     np.save(folder / "new.npy", held_out_images())
+    averaged = polyfuse(
+        "average", folder / "RUN" / "members", "-o", folder / "averaged.safetensors"
+    )
+    assert averaged.exit_code == 0, averaged.output
     return folder
 
 
@@ -54,6 +58,10 @@ def arguments(words, tiny):
         "run": [tiny / "tiny.yaml", "--out", tiny / "RUN", "--quick", "--quiet"],
         "report": [tiny / "RUN"],
         "predict": [tiny / "RUN", tiny / "new.npy", "-o", "answers.csv"],
+        "average": [tiny / "RUN" / "members", "-o", "averaged.safetensors"],
+        "merge": ["lerp", tiny / "RUN" / "members", "--set", "t=0.3", "-o", "merged.pt"],
+        "inspect": [tiny / "RUN" / "members"],
+        "verify": [tiny / "averaged.safetensors"],
         "env": [],
         "recipes ls": [],
         "recipes cp": ["street_numbers"],
@@ -64,6 +72,7 @@ def arguments(words, tiny):
 def test_the_verbs_are_those_of_the_issue():
     assert set(NAMES) == {
         *("demo", "run", "report", "predict", "env"),
+        *("average", "merge", "inspect", "verify"),
         *("recipes ls", "recipes cp", "recipes check"),
     }
 
@@ -98,10 +107,15 @@ FAILING = {
     "run": ["no_such_recipe"],
     "report": ["no_such_run"],
     "predict": ["no_such_run", "new.npy", "-o", "x.csv"],
+    "average": ["no_such.pt", "-o", "x.pt"],
+    "merge": ["mean", "no_such.pt", "-o", "x.pt"],
+    "inspect": ["no_such.pt"],
+    "verify": ["no_such.pt"],
     "recipes cp": ["no_such_recipe"],
     "recipes check": ["no_such_recipe"],
 }
-KINDS = {"demo": "RecipeError", "report": "RunError", "predict": "RunError"}
+KINDS = {"report": "RunError", "predict": "RunError"}
+KINDS |= dict.fromkeys(("average", "merge", "inspect", "verify"), "CheckpointError")
 
 
 @pytest.mark.parametrize("name", FAILING)
@@ -138,6 +152,10 @@ def test_failures_without_a_way_to_fail_are_listed():
         ["report", "RUN", "--format", "pdf"],
         ["predict", "RUN", "new.npy"],
         ["recipes", "nonsense"],
+        ["average"],
+        ["inspect"],
+        ["verify"],
+        ["merge", "mean"],
         ["report", "--json"],
     ],
 )
@@ -285,7 +303,9 @@ def loaded(*words):
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["recipes", "ls"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["average", "--help"], ["recipes", "ls"]]
+)
 def test_help_and_lists_load_no_torch(words):
     heavy = {"torch", "numpy", "sklearn", "lightning_fabric", "pandas", "PIL"}
     modules = loaded(*words)

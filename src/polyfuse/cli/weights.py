@@ -292,7 +292,7 @@ def _settings(
 def _pairs(texts: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
     """Return NAME=VALUE as pairs."""
     pairs = [text.partition("=") for text in texts or ()]
-    wrong = [text for text, (name, _, _) in zip(texts or (), pairs, strict=True) if not name]
+    wrong = [name for name, equals, _ in pairs if not (name and equals)]
     if wrong:
         raise BadParameter(f"{wrong[0]!r} is not of the form NAME=VALUE", param_hint=option)
     return [(name, value) for name, _, value in pairs]
