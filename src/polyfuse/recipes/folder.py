@@ -94,15 +94,19 @@ class Run:
         population = self.population
         index = population.index
         row = self.scoreboard.row(fusion or self.scoreboard.best)
-        if row["kind"] != "member" and row["name"] not in plan.fusions:
+        if row["kind"] != "member" and row["name"] not in {**plan.fusions, **plan.soups}:
             raise RunError(
                 f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
                 f"{printable(row['name'])}; run the recipe again to rebuild it"
             )
         split = new_inputs(data, index["inputs"]) if isinstance(data, str | Path) else data
-        chosen = [m for m in population.members if m.index in row["members"]]
-        logits = np.stack([predict(member.model(plan.factory), split) for member in chosen])
-        combiner = mean_probability if row["kind"] == "member" else plan.fusions[row["name"]]
+        if row["kind"] == "soup":
+            models = [population.soup(row["name"], plan.factory)]
+        else:
+            chosen = (m for m in population.members if m.index in row["members"])
+            models = [member.model(plan.factory) for member in chosen]
+        logits = np.stack([predict(model, split) for model in models])
+        combiner = plan.fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
         return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
 
     def to_pandas(self) -> "pandas.DataFrame":

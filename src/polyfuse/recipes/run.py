@@ -24,6 +24,7 @@ from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
+from polyfuse.recipes.soups import Given, make_soups
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.training.base import Strategy
@@ -254,10 +255,12 @@ def _compare(
         )
     with contextlib.suppress(RunError):  # missing or damaged: made again
         board = read_scoreboard(population.path)
-        records = [population.path / "fusions" / name / "fusion.json" for name in plan.fusions]
+        names = [*plan.fusions, *plan.soups]
+        records = [population.path / "fusions" / name / "fusion.json" for name in names]
         made_of = board.document.get("population")
         if made_of == population.fingerprint() and all(record.is_file() for record in records):
             return board
+    make_soups(Given(population, plan.factory, splits, plan.options), plan.soups, progress)
     times = {}
     for i, member in enumerate(population.members):
         times[member.index] = milliseconds_per_image(member.model(plan.factory), splits.val)
@@ -265,6 +268,7 @@ def _compare(
     return compare_fusions(
         population,
         fusions=plan.fusions,
+        soups=list(plan.soups),
         expected=strategy.size,
         milliseconds=times,
         replicates=plan.replicates,

@@ -25,6 +25,7 @@ from polyfuse.fit import FitOptions
 from polyfuse.losses import LOSSES
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
+from polyfuse.recipes.soups import SOUPS
 from polyfuse.recipes.source import Path_, Source, unknown
 from polyfuse.schedules import SCHEDULES
 from polyfuse.training import STRATEGIES
@@ -53,7 +54,9 @@ KINDS = {
     "fit.loss": Kind(LOSSES, 2),
     "fit.augmentation": Kind(AUGMENTATIONS, 2),
     "fusions": Kind(FUSIONS, 1),
+    "soups": Kind(SOUPS, 1),
 }
+LISTS: dict[str, list[Any]] = {"fusions": ["mean_probability"], "soups": []}  # and their defaults
 _STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
@@ -73,6 +76,7 @@ class _Recipe(BaseModel):
     training: Any
     fit: Any = {}
     fusions: list[Any] = ["mean_probability"]
+    soups: list[Any] = []
     scoreboard: Any = {}
 
 
@@ -89,6 +93,7 @@ class Plan:
         strategy: maps the training split to a strategy.
         options: how a member is trained.
         fusions: combiners by name.
+        soups: what makes one model of the members' weights, by name.
         replicates: of the bootstrap.
     """
 
@@ -100,6 +105,7 @@ class Plan:
     strategy: Callable[..., Any]
     options: FitOptions
     fusions: Mapping[str, Callable[..., Any]]
+    soups: Mapping[str, Callable[..., Any]]
     replicates: int
 
 
@@ -126,10 +132,10 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     found = {
         key: _component(source, tuple(key.split(".")), kind, trusted)
         for key, kind in KINDS.items()
-        if key != "fusions"
+        if key not in LISTS
     }
     options = _fit_options(source, found)
-    fusions = _fusions(source, trusted)
+    fusions, soups = _listed(source, trusted)
     if not source.faults:
         _try(source, found["model"], options)
     source.check()
@@ -144,6 +150,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         strategy=_with_defaults(found["training"], seed),
         options=options,
         fusions=fusions,
+        soups=soups,
         replicates=scoreboard.replicates,
     )
 
@@ -299,22 +306,26 @@ def _fit_options(source: Source, found: Mapping[str, Any]) -> FitOptions:
         return FitOptions()
 
 
-def _fusions(source: Source, trusted: Trusted) -> dict[str, Callable[..., Any]]:
-    specs = source.tree.get("fusions", ["mean_probability"])
-    fusions: dict[str, Callable[..., Any]] = {}
-    if not isinstance(specs, list):
-        return fusions  # the outline has said so
-    if not specs:
+def _listed(source: Source, trusted: Trusted) -> list[dict[str, Callable[..., Any]]]:
+    """Resolve the rows of the scoreboard that a recipe lists: fusions and soups, by their names."""
+    if source.tree.get("fusions") == []:
         source.blame(("fusions",), "an empty list; name at least one: [mean_probability]")
-    for i, spec in enumerate(specs):
-        function = resolve(source, ("fusions", i), spec, KINDS["fusions"], trusted)
-        if function is None:
-            continue
-        name = (spec if isinstance(spec, str) else spec["name"]).rpartition(":")[2]
-        if name in fusions:
-            source.blame(("fusions", i), f"'{printable(name)}' is given twice; keep one")
-        fusions[name] = function
-    return fusions
+    taken: set[str] = set()
+    found = []
+    for key, default in LISTS.items():
+        functions: dict[str, Callable[..., Any]] = {}
+        specs = source.tree.get(key, default)
+        for i, spec in enumerate(specs if isinstance(specs, list) else []):  # else the outline told
+            function = resolve(source, (key, i), spec, KINDS[key], trusted)
+            if function is None:
+                continue
+            name = (spec if isinstance(spec, str) else spec["name"]).rpartition(":")[2]
+            if name in taken:
+                source.blame((key, i), f"'{printable(name)}' is given twice; keep one")
+            taken.add(name)
+            functions[name] = function
+        found.append(functions)
+    return found
 
 
 def _try(source: Source, factory: Any, options: FitOptions) -> None:
