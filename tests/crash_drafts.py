@@ -154,5 +154,3 @@ DRAFTS = {
         partial(interrupt, sizes=ONE), partial(one, forgetful=True)
     ),
 }
-# The engine's own scenarios (weights over one file, shards, a directory, resume, a soup's journal)
-# go into a file like this one; `claimed` translates what the engine claims into stretches.

@@ -13,6 +13,7 @@ import numpy as np
 
 from crash import Scenario, replace_in_durable
 from crash_drafts import DRAFTS
+from crash_weights import WEIGHTS
 from polyfuse import durable, predictions
 from polyfuse.durable import base, files
 from polyfuse.errors import DiskError
@@ -221,6 +222,7 @@ SCENARIOS: dict[str, Scenario] = {
     "submission": Scenario(old_submission, new_submission),
     "first_commit": Scenario(empty, first_commit),
     **DRAFTS,
+    **WEIGHTS,
     "mutant: written in place": mutant(write_bytes=in_place),
     "mutant: old version removed first": mutant(write_bytes=remove_first),
     "mutant: short writes not continued": mutant(_write_and_sync=write_once),

@@ -22,6 +22,11 @@ SCENARIOS = [
     "draft: folder",
     "draft: resumed",
     "draft: threads",
+    "average: file",
+    "average: directory of shards",
+    "average: resumed",
+    "average: threads",
+    "soup",
 ]
 MUTANTS = {
     "written in place": "neither its old nor its new version",

@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     index_bytes: int = 64 << 20  # of an index.json
     pickle_bytes: int = 256 << 20
     metadata_bytes: int = 64 << 20  # of a .metadata
-    pickle_operations: int = 50_000_000
+    pickle_operations: int = 10_000_000
     pickle_depth: int = 200
     directory_bytes: int = 256 << 20  # of a zip archive
     inflation: int = 64  # unpacked to packed bytes of a zip entry
