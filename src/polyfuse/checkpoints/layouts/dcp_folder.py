@@ -14,7 +14,7 @@ import torch
 
 from polyfuse.checkpoints.base import Layout, Slot
 from polyfuse.checkpoints.layouts.base import Contents, Folder, folder_beside, in_shards
-from polyfuse.checkpoints.layouts.torch_file import one_tensor
+from polyfuse.checkpoints.layouts.torch_file import one_tensor, refuse_unloadable
 
 METADATA = ".metadata"
 _VERSION = "1.0.0"
@@ -34,6 +34,7 @@ def layout(contents: Contents) -> Layout:
         >>> list(layout(Contents([Slot("w", torch.float32, (2,))], {}, {})).files)
         ['__0_0.distcp', '.metadata']
     """
+    refuse_unloadable(contents.slots)
     shards = in_shards(contents.slots, contents.limit)
     names = [f"__0_{number}.distcp" for number in range(len(shards))]
     folder = folder_beside(contents, [*names, METADATA])

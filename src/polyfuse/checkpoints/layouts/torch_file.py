@@ -63,6 +63,7 @@ def layout(contents: Contents) -> Layout:
         (1399, {'w': ('', 768)}, [Checksum(file='', start=768, length=8, places=(780, 1196))])
     """
     refuse_split(contents)
+    refuse_unloadable(contents.slots)
     storages = {slot.name: _Storage(str(i), slot) for i, slot in enumerate(contents.slots)}
     kept = {**{name: name for name in storages}, **contents.aliases}
     state = OrderedDict((name, _Tensor(storages[of])) for name, of in kept.items())
@@ -79,7 +80,22 @@ def one_tensor(slot: Slot) -> Layout:
         >>> one_tensor(Slot("w", torch.uint8, (2, 3))).places
         {'w': ('', 704)}
     """
+    refuse_unloadable([slot])
     return _archive(_Tensor(_Storage("0", slot)), [slot], {})
+
+
+def refuse_unloadable(slots: Sequence[Slot]) -> None:
+    """Refuse tensors of dtypes that `torch.load` does not load.
+
+    Raises:
+        CheckpointError: there are some; all are counted.
+
+    Example:
+        >>> refuse_unloadable([Slot("w", torch.qint8, (2,))])
+        Traceback (most recent call last):
+        polyfuse.errors.CheckpointError: a torch file cannot hold 1 tensor: 'w' is torch.qint8; ...
+    """
+    refuse_unwritable("a torch file", _faults(slots), "choose another dtype with --dtype")
 
 
 class _Storage(NamedTuple):
@@ -128,7 +144,6 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _archive(value: object, slots: Sequence[Slot], note: Mapping[str, str]) -> Layout:
     """Lay out an archive of a value and the storages it refers to, numbered in their order."""
-    refuse_unwritable("a torch file", _faults(slots), "choose another dtype with --dtype")
     pickled = BytesIO()
     _Pickler(pickled, _PICKLE_PROTOCOL).dump(value)
     archive = _Archive()
@@ -170,9 +185,9 @@ class _Record(NamedTuple):
         """Whether it needs zip64."""
         return self.size >= _SMALL or self.offset >= _SMALL
 
-    def zip64(self, size: int) -> bytes:
+    def zip64(self, packed: int) -> bytes:
         """Return the extra field of what does not fit 32 bits; none where all fits."""
-        numbers = [size, size] if self.size >= _SMALL else []
+        numbers = [self.size, packed] if self.size >= _SMALL else []
         numbers += [self.offset] if self.offset >= _SMALL else []
         return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 
@@ -236,7 +251,7 @@ class _Archive:
     def _begin(self, name: str, size: int, crc: int | None) -> _Record:
         full = f"{_ROOT}/{name}".encode()
         record = _Record(full, self._cursor, 0, size, crc)
-        zip64 = record.zip64(0)
+        zip64 = record.zip64(0)  # as torch writes it: the packed size follows the data
         start = self._cursor + 30 + len(full) + len(zip64) + 4
         padding = -start % _ALIGNMENT
         extra = zip64 + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
