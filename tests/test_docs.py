@@ -5,9 +5,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import polyfuse
-from polyfuse import FitOptions, durable
+from polyfuse import METHODS, FitOptions, durable
+from polyfuse.checkpoints.base import LIMITS
 from polyfuse.data.arrays import _LIMIT
 from polyfuse.data.images import _PIXELS
+from polyfuse.merge.buffers import POLICIES
 from polyfuse.recipes import source
 from polyfuse.recipes.schema import KINDS, _Recipe
 
@@ -48,3 +50,27 @@ def test_limits_are_those_of_the_code():
         f"| an `.npz` data set | {_LIMIT // (mega << 10)} GB, packed and unpacked |",
     ):
         assert line in page
+
+
+def test_limits_of_checkpoints_are_those_of_the_code():
+    page, mega = read("weights.md"), 1 << 20
+    limits = LIMITS
+    for line in (
+        f"| header of a safetensors file | {limits.header_bytes:,} bytes |",
+        f"| tensors, zip entries or shards | {limits.names:,} |",
+        f"| a name | {limits.name_characters:,} characters |",
+        f"| dimensions of a tensor | {limits.rank} |",
+        f"| an `index.json` | {limits.index_bytes // mega} MB |",
+        f"| a pickle | {limits.pickle_bytes // mega} MB, {limits.pickle_operations:,} operations, "
+        f"{limits.pickle_depth} levels |",
+        f"| a `.metadata` of DCP | {limits.metadata_bytes // mega} MB |",
+        f"| directory of a zip archive | {limits.directory_bytes // mega} MB |",
+        f"| a compressed zip entry | {limits.inflation} times its packed size |",
+    ):
+        assert line in page
+
+
+def test_weights_page_names_every_method_and_policy():
+    page = read("weights.md")
+    assert all(f"`{name}`" in page for name in METHODS)
+    assert all(name in page for name in POLICIES)

@@ -1,5 +1,6 @@
 """The contents page: every public name, grouped by file."""
 
+from .checkpoints import load_checkpoint as load_checkpoint
 from .combine import COMBINERS as COMBINERS
 from .combine import hard_vote as hard_vote
 from .combine import mean_logit as mean_logit
@@ -16,6 +17,7 @@ from .errors import PolyfuseError as PolyfuseError
 from .fit import FitOptions as FitOptions
 from .fit import fit_member as fit_member
 from .inference import predict as predict
+from .merge import METHODS as METHODS
 from .models import MODELS as MODELS
 from .models import CharacterCNN as CharacterCNN
 from .models import mlp as mlp
@@ -29,7 +31,11 @@ from .scoreboard import read_scoreboard as read_scoreboard
 from .sequences import decode as decode
 from .sequences import string_vote as string_vote
 from .sequences import strings as strings
+from .soups import Soup as Soup
 from .training import STRATEGIES as STRATEGIES
 from .training.kfold import kfold as kfold
 from .training.loop import Task as Task
 from .training.loop import train as train
+from .weights import average as average
+from .weights import average_state_dicts as average_state_dicts
+from .weights import save_checkpoint as save_checkpoint
