@@ -56,7 +56,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         ''
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{printable(near[0])}'?" if near else ""
 
 
 def printable(text: object, limit: int = 200) -> str:

@@ -1,8 +1,10 @@
 """Carry out a merge for the command line: the plan as a table, the work as a bar, the result."""
 
+import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,32 @@ from polyfuse.errors import printable
 if TYPE_CHECKING:
     from polyfuse.checkpoint_sets import Chosen
     from polyfuse.checkpoints.base import Checkpoint
+    from polyfuse.digests import Digests
     from polyfuse.streaming.base import Plan
     from polyfuse.weights import Averaged
 
 ALWAYS = ("checkpoint", "tensors", "dtype", "size")  # columns that say something of every merge
+HASHED = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp"}
+
+
+@contextmanager
+def hashing(checkpoints: Sequence[str], *, wanted: bool) -> Iterator["Digests | None"]:
+    """Begin to hash the inputs in the background: another core is idle while torch is imported."""
+    if not wanted:
+        yield None
+        return
+    from polyfuse.digests import Digests
+
+    with Digests(max(1, (os.cpu_count() or 1) - 1)) as digests:
+        digests.begin(path for text in checkpoints for path in _files(Path(text)))
+        yield digests
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files that hold weights, as far as names tell; the engine hashes what is left."""
+    if not path.is_dir():
+        return [path]
+    return [each for each in sorted(path.iterdir()) if each.suffix in HASHED]
 
 
 def fuse(
@@ -22,6 +46,7 @@ def fuse(
     chosen: "Sequence[Chosen]",
     settings: dict[str, Any],
     *,
+    digests: "Digests | None",
     dry_run: bool,
     show: bool,
     quiet: bool,
@@ -32,6 +57,7 @@ def fuse(
         out: file or folder to write.
         chosen: the inputs.
         settings: of `polyfuse.average`; dtype and sizes as they were typed.
+        digests: of the inputs, begun already.
         dry_run: do not carry it out.
         show: the plan.
         quiet: no progress.
@@ -58,7 +84,7 @@ def fuse(
         if dry_run:
             return planned
     with Bars(quiet=quiet, in_bytes=True) as bars:
-        return averaged(paths, out, progress=bars, **settings)
+        return averaged(paths, out, digests=digests, progress=bars, **settings)
 
 
 def _shares(plan: "Plan") -> list[float | None]:
