@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyfuse.errors import MissingExtraError
-from polyfuse.tables import Table, comma_separated, data_frame, hypertext, markdown
+from polyfuse.tables import Table, amount, comma_separated, data_frame, hypertext, markdown
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=8)
 rows = st.lists(st.tuples(cells, cells), min_size=1, max_size=4)
@@ -88,3 +88,15 @@ def test_data_frame_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match="pip install pandas"):
         data_frame(["name"], [["a"]])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        *((0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (9_994, "9.99 kB"), (9_996, "10.0 kB")),
+        *((99_949, "99.9 kB"), (99_951, "100 kB"), (999_499, "999 kB"), (999_501, "1.00 MB")),
+        *((2.8e9, "2.80 GB"), (1.23e12, "1.23 TB"), (5e15, "5,000 TB")),
+    ],
+)
+def test_bytes_have_three_digits(count, text):
+    assert amount(count) == text

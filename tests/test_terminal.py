@@ -97,6 +97,19 @@ def test_on_a_terminal_a_bar_shows_count_time_left_and_note(screen):
     assert "\x1b]0;" not in shown
 
 
+def test_bytes_are_shown_as_bytes(screen):
+    with Bars(in_bytes=True) as bars:
+        bars("merge", 1_500_000, 3_000_000)
+    for part in ("merge", "1.5/3.0 MB", "left"):
+        assert part in screen.getvalue()
+
+
+def test_bytes_in_a_line_too(capsys):
+    with Bars(in_bytes=True) as bars:
+        bars("merge", 3_000_000, 3_000_000)
+    assert capsys.readouterr().err == "merge: 3.00 MB done\n"
+
+
 def test_on_a_terminal_quiet_is_quiet(screen):
     with Bars(quiet=True) as bars:
         bars("data", 1, 4)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from polyfuse.checkpoint_sets.listing import is_one_checkpoint, listed, natural
+from polyfuse.checkpoint_sets.listing import MODELS, is_one_checkpoint, listed, natural
+from polyfuse.checkpoints import sharded
 from polyfuse.errors import CheckpointError
 
 
@@ -60,6 +61,13 @@ def test_a_folder_that_is_one_checkpoint(files):
     make(*(f"c/{name}" for name in files))
     assert is_one_checkpoint(Path("c"))
     assert names("c") == names("c/") == ["c"]
+
+
+def test_model_folders_are_those_that_are_read():
+    assert {name for name in sharded.MODELS if not sharded.is_index(name)} == set(MODELS)
+    for name in sharded.MODELS:
+        make(f"{name}.d/{name}")
+        assert is_one_checkpoint(Path(f"{name}.d"))
 
 
 def test_a_folder_of_folders_that_are_checkpoints():

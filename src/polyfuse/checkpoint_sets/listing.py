@@ -9,6 +9,16 @@ from pathlib import Path
 from polyfuse.checkpoint_sets.base import ADDRESS, SUFFIXES
 from polyfuse.errors import CheckpointError, did_you_mean, printable
 
+# The files by which a model folder is known; a test holds them against `checkpoints.sharded`.
+MODELS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+
 
 def listed(names: Sequence[str]) -> list[Path]:
     """Return all checkpoints that the names stand for; the matches of one name in natural order.
@@ -78,11 +88,10 @@ def is_one_checkpoint(folder: Path) -> bool:
     """
     names = _names(folder)
     weights = [name for name in names if name.endswith(SUFFIXES)]
-    sharded = any(name.endswith((".safetensors.index.json", ".bin.index.json")) for name in names)
-    plain = bool({"model.safetensors", "pytorch_model.bin"} & set(weights))
-    return (
-        ".metadata" in names or sharded or (plain and ("config.json" in names or len(weights) == 1))
-    )
+    indexed = any(name.endswith(".json") and ".index." in name for name in names)
+    configured = any(name.endswith("config.json") for name in names)
+    usual = any(name in MODELS for name in weights)
+    return ".metadata" in names or indexed or (usual and (configured or len(weights) == 1))
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ HASHED = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp"}
 
 
 @contextmanager
-def hashing(checkpoints: Sequence[str], *, wanted: bool) -> Iterator["Digests | None"]:
+def hashing(paths: Sequence[Path], *, wanted: bool) -> "Iterator[Digests | None]":
     """Begin to hash the inputs in the background: another core is idle while torch is imported."""
     if not wanted:
         yield None
@@ -30,7 +30,7 @@ def hashing(checkpoints: Sequence[str], *, wanted: bool) -> Iterator["Digests | 
     from polyfuse.digests import Digests
 
     with Digests(max(1, (os.cpu_count() or 1) - 1)) as digests:
-        digests.begin(path for text in checkpoints for path in _files(Path(text)))
+        digests.begin(file for path in paths for file in _files(path))
         yield digests
 
 
@@ -46,7 +46,6 @@ def fuse(
     chosen: "Sequence[Chosen]",
     settings: dict[str, Any],
     *,
-    digests: "Digests | None",
     dry_run: bool,
     show: bool,
     quiet: bool,
@@ -57,7 +56,6 @@ def fuse(
         out: file or folder to write.
         chosen: the inputs.
         settings: of `polyfuse.average`; dtype and sizes as they were typed.
-        digests: of the inputs, begun already.
         dry_run: do not carry it out.
         show: the plan.
         quiet: no progress.
@@ -65,26 +63,27 @@ def fuse(
     Raises:
         PolyfuseError: see `polyfuse.average`.
     """
-    import torch
-
-    from polyfuse.checkpoints.layouts.base import parse_size
-    from polyfuse.terminal import Bars
-    from polyfuse.weights import average as averaged
-
-    size = settings["max_shard_size"]
-    settings = settings | {
-        "dtype": getattr(torch, settings["dtype"] or "", None),
-        "max_shard_size": None if size is None else parse_size(size),
-    }
     paths = [one.path for one in chosen]
-    if dry_run or show:
-        planned = averaged(paths, out, dry_run=True, **settings)
-        if show:
-            _show_plan(chosen, planned)
-        if dry_run:
-            return planned
-    with Bars(quiet=quiet, in_bytes=True) as bars:
-        return averaged(paths, out, digests=digests, progress=bars, **settings)
+    with hashing(paths, wanted=settings["checksums"] and not dry_run) as digests:
+        import torch
+
+        from polyfuse.checkpoints.layouts.base import parse_size
+        from polyfuse.terminal import Bars
+        from polyfuse.weights import average as averaged
+
+        size = settings["max_shard_size"]
+        settings = settings | {
+            "dtype": getattr(torch, settings["dtype"] or "", None),
+            "max_shard_size": None if size is None else parse_size(size),
+        }
+        if dry_run or show:
+            planned = averaged(paths, out, dry_run=True, **settings)
+            if show:
+                _show_plan(chosen, planned)
+            if dry_run:
+                return planned
+        with Bars(quiet=quiet, in_bytes=True) as bars:
+            return averaged(paths, out, digests=digests, progress=bars, **settings)
 
 
 def _shares(plan: "Plan") -> list[float | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from polyfuse.cli.base import Argument, BadParameter, Json, Option, Quiet, app, told
-from polyfuse.cli.fusing import facts, fuse, hashing, show_done
+from polyfuse.cli.fusing import facts, fuse, show_done
 from polyfuse.errors import PolyfuseError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -162,11 +162,7 @@ def average(
         threads=threads,
     )
     _check_out(out, dry_run)
-    taken = between is None and last is None and best is None and not dry_run
-    with (
-        hashing(checkpoints, wanted=taken and not no_checksums) as digests,
-        told("average", as_json, stopped=STOPPED) as tell,
-    ):
+    with told("average", as_json, stopped=STOPPED) as tell:
         from polyfuse.checkpoint_sets import choose
 
         chosen = choose(
@@ -179,9 +175,7 @@ def average(
             lower_is_better=lower,
         )
         _check_chosen(out, chosen, numbers)
-        done = fuse(
-            out, chosen, settings, digests=digests, dry_run=dry_run, show=not as_json, quiet=quiet
-        )
+        done = fuse(out, chosen, settings, dry_run=dry_run, show=not as_json, quiet=quiet)
         tell(facts(out, chosen, done), lambda: show_done(out, done))
 
 
@@ -235,17 +229,12 @@ def merge(
         threads=threads,
     )
     _check_out(out, dry_run)
-    with (
-        hashing(checkpoints, wanted=not no_checksums and not dry_run) as digests,
-        told("merge", as_json, stopped=STOPPED) as tell,
-    ):
+    with told("merge", as_json, stopped=STOPPED) as tell:
         from polyfuse.checkpoint_sets import choose
 
         chosen = choose(checkpoints)
         _check_chosen(out, chosen, None)
-        done = fuse(
-            out, chosen, settings, digests=digests, dry_run=dry_run, show=not as_json, quiet=quiet
-        )
+        done = fuse(out, chosen, settings, dry_run=dry_run, show=not as_json, quiet=quiet)
         tell(facts(out, chosen, done), lambda: show_done(out, done))
 
 
