@@ -172,6 +172,47 @@ def test_the_summary_says_when_no_fusion_is_best():
     assert "no fusion was better" in summary(best="member 1")
 
 
+def with_soups(gain, **changes):
+    """A document in which a soup of both members gains so much, another one a point less."""
+    document = some_document(**changes)
+    for name, extra in (("poor_soup", gain - 0.01), ("rich_soup", gain)):
+        soup = row(name, [0, 1], 1234, 0.5, val=scores(0.73 + extra, extra, extra > 0.02, 1.2))
+        soup |= {"kind": "soup", "models": 1, "test": copy.deepcopy(soup["val"])}
+        document["rows"].append(soup)
+    return document
+
+
+def said(document):
+    return "\n".join(Scoreboard(document).summary())
+
+
+def test_a_soup_costs_as_much_as_one_model():
+    best = said(with_soups(0.06, best="rich_soup"))
+    assert best.startswith(
+        "Best on validation: rich_soup. On test it is better than the best single member "
+        "(member 1): +6.0 [+5.0, +7.0] points, at 1 times the inference cost."
+    )
+    assert "Best soup" not in best
+    document = with_soups(0.02)
+    assert (
+        "\nBest soup: rich_soup. On test it is not shown to be better than the best single member "
+        "(member 1): +2.0 [+1.0, +3.0] points, at 1 times the inference cost."
+    ) in said(document)
+    assert "at 2 times" in said(document)
+    assert ",soup,2," in Scoreboard(document).to_csv()
+
+
+def test_a_soup_that_is_worse_than_a_member_is_not_praised():
+    assert "Best soup" not in said(with_soups(-0.3))
+    assert "Best soup" not in said(some_document())
+
+
+def test_notes_are_part_of_the_summary():
+    assert "\nNo out-of-fold scores: ...\n" in said(
+        some_document(notes=["No out-of-fold scores: ..."])
+    )
+
+
 def test_the_summary_says_what_is_unfinished():
     assert "Unfinished: 2 of 5 members" in summary(expected=5)
     assert "Unfinished" not in summary()

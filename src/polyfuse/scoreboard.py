@@ -172,16 +172,11 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
         )
     if best == document["best_member"]:
         lines.append(f"Best on validation: {best}, a single member; no fusion was better.")
-    elif "test" in row:
-        gain = row["test"]["difference"]
-        verdict = "better" if gain["better"] else "not shown to be better"
-        lines.append(
-            f"Best on validation: {best}. On test it is {verdict} than the best single member "
-            f"({document['best_member']}): {_spread(gain, metric, signed=True)} points, "
-            f"at {row.get('models', len(row['members']))} times the inference cost."
-        )
     else:
-        lines.append(f"Best on validation: {best}. The test labels are unknown.")
+        lines.append(f"Best on validation: {best}. {_verdict(row, document)}")
+    cheap = _best_soup(document)
+    if cheap is not None and cheap["name"] != best:
+        lines.append(f"Best soup: {cheap['name']}. {_verdict(cheap, document)}")
     lines += document.get("notes", [])  # 0.1 wrote none
     oof = document["out_of_fold"]
     if oof and "test" in oof:
@@ -194,6 +189,27 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
             + ("the intervals do not meet: look for a leak." if apart else "the intervals agree.")
         )
     return lines
+
+
+def _verdict(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Say what a row is worth on test, and what it costs."""
+    if "test" not in row:
+        return "The test labels are unknown."
+    gain = row["test"]["difference"]
+    verdict = "better" if gain["better"] else "not shown to be better"
+    return (
+        f"On test it is {verdict} than the best single member ({document['best_member']}): "
+        f"{_spread(gain, document['metric'], signed=True)} points, "
+        f"at {row.get('models', len(row['members']))} times the inference cost."
+    )
+
+
+def _best_soup(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the soup that is best on validation, if it is better there than any member."""
+    sign = -1 if document["metric"] in LOWER_IS_BETTER else 1
+    gains = [(sign * r["val"]["difference"]["value"], r) for r in document["rows"]]
+    soups = [(gain, row) for gain, row in gains if row["kind"] == "soup" and gain > 0]
+    return max(soups, key=lambda pair: pair[0])[1] if soups else None
 
 
 def _number(score: Mapping[str, float] | None, metric: str) -> str:
