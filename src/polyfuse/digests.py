@@ -15,6 +15,8 @@ from typing import Any, Self, TypeVar
 from polyfuse.errors import CheckpointError, printable
 
 PIECE = 1 << 20
+# Between two pieces a thread waits for Python's lock, milliseconds long while torch is imported.
+_HASHED = 16 << 20
 Result = TypeVar("Result")
 Identity = tuple[int, int, int, int]  # device, inode, size, time of change in ns
 
@@ -81,8 +83,8 @@ class Digests:
 
     def _sha256(self, path: Path) -> str:
         digest = hashlib.sha256()
-        buffer = bytearray(PIECE)
         try:
+            buffer = bytearray(min(_HASHED, path.stat().st_size + 1))
             with open(path, "rb", buffering=0) as file:
                 while (count := file.readinto(buffer)) and not self._ended:
                     digest.update(memoryview(buffer)[:count])

@@ -106,7 +106,7 @@ def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) 
 
     Args:
         total: fp32 or fp64.
-        term: of the same dtype and shape.
+        term: of the same shape and dtype; the first one may be of a narrower dtype.
         coefficient: times the term.
         first: what `total` holds does not count.
 
@@ -117,7 +117,9 @@ def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) 
         tensor([2.])
     """
     if first:
-        torch.mul(term, coefficient, out=total)
+        total.copy_(term)
+        if coefficient != 1:
+            total.mul_(coefficient)
     else:
         total.add_(term, alpha=coefficient)
 

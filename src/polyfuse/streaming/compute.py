@@ -76,7 +76,8 @@ class Scratch:
             return torch.empty(count, dtype=dtype)
         if (use, dtype) not in self._kept:
             self._kept[use, dtype] = torch.empty(CHUNK, dtype=dtype)
-        return self._kept[use, dtype][:count]
+        kept = self._kept[use, dtype]
+        return kept if count == CHUNK else kept[:count]
 
 
 def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink) -> None:
@@ -106,7 +107,7 @@ def _combined(
     wide = _wide(sources, treatments)
     totals: list[Tensor] = []
     for i, (checkpoint, name) in enumerate(sources):
-        term = _term(checkpoint, name, item, wide, scratch)
+        term = _term(checkpoint, name, item, wide if i else None, scratch)
         for number, treatment in enumerate(treatments):
             linear = _linear(treatment)
             if i == 0:
@@ -197,15 +198,15 @@ def _gathered(plan: Plan, item: Item, treatment: Treatment) -> list[list[Tensor]
 
 
 def _term(
-    checkpoint: Checkpoint, name: str, item: Item, wide: torch.dtype, scratch: Scratch
+    checkpoint: Checkpoint, name: str, item: Item, wide: torch.dtype | None, scratch: Scratch
 ) -> Tensor:
-    """Return a stretch of one input in the dtype of the sum; complex numbers as pairs."""
+    """Return a stretch of one input, wide or as it is; complex numbers as pairs."""
     info = checkpoint.info(name)
     raw = scratch.get("raw", info.dtype, item.stop - item.start)
     info.source.fill(raw, item.start)
     if raw.is_complex():
         raw = torch.view_as_real(raw).reshape(-1)
-    if raw.dtype == wide:
+    if wide is None or raw.dtype == wide:
         return raw
     return scratch.get("term", wide, len(raw)).copy_(raw)
 
