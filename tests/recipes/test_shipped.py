@@ -56,7 +56,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path, monkeypatch):
     ("name", "fact"),
     [
         ("street_nubmers", "did you mean 'street_numbers'?"),
-        ("zebra", "no recipe 'zebra'\\. Name a file, or a shipped recipe: street_numbers"),
+        ("zebra", "no recipe 'zebra'\\. Name a file, or a shipped recipe: soup, street_numbers"),
         ("a\x1b[31m", "no recipe 'a\\\\x1b\\[31m'"),
         ("../street_numbers", "no recipe"),
     ],
