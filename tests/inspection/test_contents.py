@@ -48,7 +48,9 @@ def test_what_a_training_state_tells(tmp_path):
     assert (facts["epoch"], facts["step"], facts["metrics"]["best_acc"]) == (3, 7, 0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e5m2]
+)
 def test_what_is_not_finite_is_counted(tmp_path, dtype):
     weight = torch.zeros(300_000, dtype=dtype)
     weight[[0, 1, -1]] = torch.tensor([float("nan"), float("inf"), float("-inf")], dtype=dtype)

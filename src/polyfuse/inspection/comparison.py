@@ -171,11 +171,11 @@ def _doubts(titles: Sequence[str], measured: Distances | None) -> Iterator[str]:
         yield "their weights hold NaN, Inf or only zeros; --check-values counts what is not finite"
     elif len(groups) > 1:
         each = "; ".join(", ".join(printable(titles[i]) for i in group) for group in groups)
+        lowest = round(float(measured.cosines.min()), 2) + 0.0  # never -0.00
         yield (
             f"these look like independent runs: {each}. The cosine of their weights is "
-            f"{round(float(measured.cosines.min()), 2) + 0.0:.2f}, that of runs with a common start is above "
-            f"{RELATED:g}. Averaging the weights of independent runs collapses; average their "
-            "predictions instead"
+            f"{lowest:.2f}, that of runs with a common start is above {RELATED:g}. Averaging the "
+            "weights of independent runs collapses; average their predictions instead"
         )
     else:
         strange = [(name, low) for name, low in measured.lowest() if low < RELATED]

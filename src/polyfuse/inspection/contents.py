@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from polyfuse.checkpoints.base import Checkpoint, bytes_of
+from polyfuse.determinism import threads
 from polyfuse.inspection.base import PIECE, pieces
 from polyfuse.statedict import role
 
@@ -68,6 +67,7 @@ def contents(checkpoint: Checkpoint, *, check_values: bool = False) -> Contents:
         CheckpointError: the bytes of a tensor are not there.
 
     Example:
+        >>> import torch
         >>> from pathlib import Path
         >>> from polyfuse.checkpoints.base import InMemory, TensorInfo
         >>> info = TensorInfo(torch.float32, (2, 3), InMemory(torch.ones(2, 3)))
@@ -128,6 +128,7 @@ def is_equal(one: Checkpoint, name: str, other: Checkpoint, its_name: str) -> bo
     """Tell whether two tensors of one dtype and shape have the same bytes.
 
     Example:
+        >>> import torch
         >>> from pathlib import Path
         >>> from polyfuse.checkpoints.base import InMemory, TensorInfo
         >>> info = TensorInfo(torch.float32, (1,), InMemory(torch.ones(1)))
@@ -146,11 +147,11 @@ def is_equal(one: Checkpoint, name: str, other: Checkpoint, its_name: str) -> bo
 
 def _nonfinite(checkpoint: Checkpoint) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for name, info in checkpoint.tensors.items():
-        if not (info.dtype.is_floating_point or info.dtype.is_complex):
-            continue
-        wide = torch.complex128 if info.dtype.is_complex else torch.float64
-        for start, stop in pieces([info], PIECE):
-            finite = checkpoint.read(name, start, stop).to(wide).isfinite()
-            counts[name] = counts.get(name, 0) + (stop - start) - int(finite.sum())
+    with threads(1):  # more would wait for each other: the pieces are small
+        for name, info in checkpoint.tensors.items():
+            if info.dtype.is_floating_point or info.dtype.is_complex:
+                for start, stop in pieces([info], PIECE):
+                    read = checkpoint.read(name, start, stop)
+                    finite = (read.float() if info.dtype.itemsize == 1 else read).isfinite()
+                    counts[name] = counts.get(name, 0) + (stop - start) - int(finite.sum())
     return {name: count for name, count in counts.items() if count}

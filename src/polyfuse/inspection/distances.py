@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polyfuse.checkpoints.base import Checkpoint, TensorInfo
+from polyfuse.determinism import threads
 from polyfuse.inspection.base import PIECE, Progress, pieces
 from polyfuse.statedict import role
 
@@ -125,10 +126,11 @@ def distances(
     share = sum(info.nbytes for name in used for info in infos[name]) / total  # bytes an element
     grams = {name: torch.zeros(2 * [len(checkpoints)], dtype=torch.float64) for name in used}
     done = 0
-    for name, start, stop in taken:
-        grams[name] += _products_of_piece(checkpoints, columns[name], start, stop)
-        done += stop - start
-        progress("inspect", done * share, measured * share, "")
+    with threads(1):  # more would wait for each other: the pieces are small
+        for name, start, stop in taken:
+            grams[name] += _products_of_piece(checkpoints, columns[name], start, stop)
+            done += stop - start
+            progress("inspect", done * share, measured * share, "")
     return Distances(grams, measured, total)
 
 
