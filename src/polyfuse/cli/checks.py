@@ -27,7 +27,7 @@ def inspect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What is in there; can these be averaged, should they be, what would it cost."""
+    """What is in there; can these be averaged; what would it cost."""
     with told("inspect", as_json) as tell:
         from polyfuse.checkpoint_sets import choose
 
