@@ -134,7 +134,7 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     lines = []
     for name, tensor in tensors:
         plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        values = hashlib.sha256(memoryview(plain.numpy())).hexdigest()
+        values = hashlib.sha256(plain.numpy().data).hexdigest()
         lines.append(repr((name, str(tensor.dtype), tuple(tensor.shape), values)))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
