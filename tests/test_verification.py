@@ -59,7 +59,7 @@ def test_the_folder_may_be_moved_and_inputs_may_be_elsewhere(tmp_path):
     moved = shutil.move(tmp_path, f"{tmp_path}-moved")
     assert verify(f"{moved}/out.safetensors").inputs == 2
     os.rename(f"{moved}/in1.safetensors", f"{moved}/elsewhere.safetensors")
-    with pytest.raises(CheckpointError, match=r"in1.safetensors.*--inputs"):
+    with pytest.raises(CheckpointError, match=r"in1.safetensors.*--input"):
         verify(f"{moved}/out.safetensors")
     places = [f"{moved}/in0.safetensors", f"{moved}/elsewhere.safetensors"]
     assert verify(f"{moved}/out.safetensors", inputs=places).inputs == 2

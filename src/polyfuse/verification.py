@@ -101,7 +101,7 @@ def _inputs(
         try:
             checkpoint = stack.enter_context(open_checkpoint(place, entry.get("key")))
         except CheckpointError as error:
-            faults.append(f"{error}; say where the inputs are now: --inputs")
+            faults.append(f"{error}; say where the inputs are now: --input")
             continue
         digests.begin(file.path for file in checkpoint.files)
         found.append(checkpoint)

@@ -77,20 +77,26 @@ def told(verb: str, as_json: bool, *, stopped: str = AGAIN) -> Iterator[Tell]:
         yield tell
     except PolyfuseError as error:
         _fail(verb, as_json, error)
-    except KeyboardInterrupt:
-        echo(stopped, err=True)
+    except KeyboardInterrupt as stop:
+        echo(_with_notes(stop, stopped), err=True)
         raise typer.Exit(130) from None
 
 
 def _fail(verb: str, as_json: bool, error: PolyfuseError) -> NoReturn:
+    message = _with_notes(error, str(error))
     if as_json:
         kind = type(error).__name__
-        _print_json(verb, {"error": {"kind": kind, "message": str(error)}})
+        _print_json(verb, {"error": {"kind": kind, "message": message}})
     else:
         from polyfuse.terminal import show_error
 
-        show_error(str(error))
+        show_error(message)
     raise typer.Exit(1) from None
+
+
+def _with_notes(error: BaseException, text: str) -> str:
+    """Return a message with what was noted on its way up, such as how to resume."""
+    return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
 def _print_json(verb: str, facts: dict[str, Any]) -> None:

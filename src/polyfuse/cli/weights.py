@@ -22,7 +22,7 @@ METHODS = (
     *("mean", "weighted_mean", "weighted_sum", "lerp", "median", "trimmed_mean", "slerp"),
     *("difference", "add"),
 )
-STOPPED = "stopped; no output is there. With --resume, what is done is kept and can be gone on with"
+STOPPED = "stopped; no output is there"
 
 
 def _complete(known: Sequence[str], incomplete: str) -> list[str]:
