@@ -1,11 +1,12 @@
 # One small command per chore; .ci/run calls the same. Try: make demo, make test
 PYTHON ?= python3
 PIP_ARGS ?=
+MINUTES ?= 10
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench peers floors clean
+.PHONY: demo test check format docs bench peers floors fuzz clean
 
 demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
@@ -28,7 +29,7 @@ docs: $(READY)
 	@$(PY) -m sphinx -W -q -b html docs docs/_build/html && echo "docs: docs/_build/html/index.html"
 
 bench: $(READY)  ## benchmarks; with the peers where `make peers` has made their environment
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in benchmarks/bench_*.py benchmarks/average.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 peers:  ## peer packages for benchmarks and parity, in environments of their own
 	@sh benchmarks/make_peers.sh $(PYTHON) .venv-peers .venv-mergekit
@@ -37,6 +38,9 @@ floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
 	@$(PYTHON) -m pip --python .venv-floors/bin/python install -q $(PIP_ARGS) -c floors.txt -e '.[dev]'
 	@.venv-floors/bin/python -m pytest $(ARGS)
+
+fuzz: $(READY)  ## mutated checkpoints for both readers, as long as you like: make fuzz MINUTES=60
+	@$(PY) tests/checkpoints/fuzz.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-mergekit .venv-floors docs/_build .mypy_cache .ruff_cache .pytest_cache
