@@ -11,8 +11,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
 
-test: $(READY)  ## all tests
-	@$(PY) -m pytest $(ARGS)
+test: $(READY)  ## all tests, one process a core
+	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(READY)  ## style, types, import directions, docs
 	@$(PY) -m ruff check .
@@ -37,7 +37,7 @@ peers:  ## peer packages for benchmarks and parity, in environments of their own
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
 	@$(PYTHON) -m pip --python .venv-floors/bin/python install -q $(PIP_ARGS) -c floors.txt -e '.[dev]'
-	@.venv-floors/bin/python -m pytest $(ARGS)
+	@.venv-floors/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 fuzz: $(READY)  ## mutated checkpoints for both readers, as long as you like: make fuzz MINUTES=60
 	@$(PY) tests/checkpoints/fuzz.py --minutes $(MINUTES)

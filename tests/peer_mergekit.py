@@ -8,12 +8,13 @@ import json
 import sys
 from pathlib import Path
 
-from mergekit.merge_methods import merge_state_dicts
 from safetensors.torch import load_file, save_file
 
 
 def main(file: str) -> None:
     """Carry out all requests of a file."""
+    from mergekit.merge_methods import merge_state_dicts  # it is not in this environment
+
     for request in json.loads(Path(file).read_text()):
         states = [load_file(path) for path in request["inputs"]]
         options = {key: request[key] for key in ("parameters", "base")}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from polyfuse import durable
 from polyfuse.checkpoints import open_checkpoint
 from polyfuse.checkpoints.base import Checkpoint, InMemory, Slot, TensorInfo, bytes_of
 from polyfuse.checkpoints.layouts import layout_for
-from polyfuse.digests import Digests, crc32
+from polyfuse.digests import Digests
 from polyfuse.errors import CheckpointError, PolyfuseError, printable
 from polyfuse.streaming import execute, make_plan
 from polyfuse.streaming.base import Plan, Progress, Request, silent
+from polyfuse.streaming.outputs import write_checksums
 
 State = Mapping[str, Tensor]
 MOST_THREADS = 8  # more do not help: memory is the limit then
@@ -280,10 +280,7 @@ def save_checkpoint(
             draft.write(name, offset, part)
         for name, (file, offset) in layout.places.items():
             draft.write(file, offset, bytes_of(held.read(name)))
-        for file, start, length, places in layout.checksums:
-            crc = crc32(partial(draft.read, file), start, length)
-            for place in places:
-                draft.write(file, place, crc.to_bytes(4, "little"))
+        write_checksums(layout, draft)
     return Path(out)
 
 

@@ -201,13 +201,16 @@ def test_missing_numbers_are_a_failure():
     assert "lacks 13" in refused("average", "run", "--range", "12:13", "-o", "a.pt")
 
 
-def test_an_interrupt_says_how_to_keep_what_is_done(monkeypatch):
+def test_an_interrupt_says_what_is_kept_and_how_to_go_on(monkeypatch):
     def interrupted(*args, **options):
-        raise KeyboardInterrupt
+        stop = KeyboardInterrupt()
+        stop.add_note("type the same command with --resume to go on")  # as a kept draft does
+        raise stop
 
     monkeypatch.setattr("polyfuse.weights.average", interrupted)
     result = polyfuse("average", "run", "-o", "a.pt")
     assert result.exit_code == 130
+    assert "no output is there" in result.stderr
     assert "--resume" in result.stderr
 
 

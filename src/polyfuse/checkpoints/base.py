@@ -202,14 +202,11 @@ class InMemory(NamedTuple):
         out.copy_(self.tensor.detach().reshape(-1)[start : start + out.numel()])
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a checkpoint: what it is and where its elements come from."""
+class Shaped:
+    """What follows from a dtype and a shape."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    source: Source
-    order: tuple[int, int] = (0, 0)  # number of its file, offset there: the order to read in
 
     @property
     def count(self) -> int:
@@ -220,6 +217,16 @@ class TensorInfo:
     def nbytes(self) -> int:
         """How many bytes they take."""
         return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class TensorInfo(Shaped):
+    """One tensor of a checkpoint: what it is and where its elements come from."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    source: Source
+    order: tuple[int, int] = (0, 0)  # number of its file, offset there: the order to read in
 
 
 class Check(NamedTuple):
@@ -325,22 +332,12 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Slot(Shaped):
     """One tensor of an output."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """How many elements it has."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes they take."""
-        return self.count * self.dtype.itemsize
 
 
 class Checksum(NamedTuple):

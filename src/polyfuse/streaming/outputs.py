@@ -105,10 +105,8 @@ class Files:
     def finish(self, hashes: Mapping[str, str]) -> None:
         """Write the provenance, then the checksums of what is there now; see `Output`."""
         self._write_parts(self._laid_out(hashes))
-        for file, start, length, places in () if self.done else self._layout.checksums:
-            crc = crc32(partial(self._draft.read, file), start, length)
-            for place in places:
-                self._draft.write(file, place, crc.to_bytes(4, "little"))
+        if not self.done:
+            write_checksums(self._layout, self._draft)
 
     def _laid_out(self, hashes: Mapping[str, str]) -> Layout:
         assert self._target.layout is not None  # it has files
@@ -117,6 +115,18 @@ class Files:
     def _write_parts(self, layout: Layout) -> None:
         for name, offset, part in () if self.done else layout.parts:
             self._draft.write(name, offset, part)
+
+
+def write_checksums(layout: Layout, draft: durable.Draft) -> None:
+    """Compute the CRCs that a layout asks for from what was written, and put them in their places.
+
+    Raises:
+        DiskError: the file system refused.
+    """
+    for file, start, length, places in layout.checksums:
+        crc = crc32(partial(draft.read, file), start, length)
+        for place in places:
+            draft.write(file, place, crc.to_bytes(4, "little"))
 
 
 def _key(plan: Plan, layout: Layout) -> str:

@@ -19,7 +19,7 @@ from polyfuse.checkpoints.layouts.base import Contents
 from polyfuse.checkpoints.layouts.torch_file import layout, one_tensor
 from polyfuse.errors import CheckpointError
 
-DTYPES = [*torch_file._STORAGES, *torch_file._BARE]
+DTYPES = sorted({*torch_file._STORAGES, *torch_file._BARE}, key=str)
 names = st.text(max_size=5).filter(lambda name: name != "_metadata")
 shapes = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 states = st.dictionaries(
