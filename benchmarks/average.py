@@ -65,11 +65,9 @@ def usual(folder: Path, repeats: int) -> None:
         subjects["mergekit-yaml"] = partial(process, peer, folder / "merged")
     medians = alternating(subjects, repeats)
     facts = ratios(medians) | right(paths, out)
-    facts |= {
-        f"RssAnon above import torch, {count} models, MB": anonymous(paths * (count // 2), out)
-        for count in (2, 16)
-        for paths in [paths[:2]]
-    }
+    for count in (2, 16):
+        several = paths[:2] * (count // 2)
+        facts[f"RssAnon above import torch, {count} models, MB"] = anonymous(several, out)
     report("average", medians, floor="read + write + fsync", repeats=repeats, facts=facts)
 
 

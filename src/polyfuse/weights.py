@@ -75,8 +75,8 @@ def average(
 ) -> Averaged:
     """Average checkpoints of any format and size into one.
 
-    The result is the exact mean, rounded once: sums are kept in fp32 for 16-bit inputs, else in
-    fp64. Memory does not grow with the checkpoints, nor with their number.
+    The result is the exact mean, rounded once: sums are kept in fp64, whatever the inputs are.
+    Memory does not grow with the checkpoints, nor with their number.
 
     Args:
         paths: files, folders, or `file.pt[0]` for one of a list.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.errors import CheckpointError, printable
-from polyfuse.merge.base import BLOCK, Linear, accumulate, accumulator, measured
+from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, measured
 from polyfuse.merge.buffers import Unequal
 from polyfuse.streaming.base import CHUNK, Item, Plan, Treatment, listed
 
@@ -104,14 +104,13 @@ def _combined(
 ) -> None:
     """Read every input once, and add it to the sums of all outputs."""
     [sources] = plan.sources([item.name])
-    wide = _wide(sources, treatments)
     totals: list[Tensor] = []
     for i, (checkpoint, name) in enumerate(sources):
-        term = _term(checkpoint, name, item, wide if i else None, scratch)
+        term = _term(checkpoint, name, item, scratch, wide=i > 0)
         for number, treatment in enumerate(treatments):
             linear = _linear(treatment)
             if i == 0:
-                totals.append(scratch.get(f"total {number}", wide, len(term)))
+                totals.append(scratch.get(f"total {number}", WIDE, len(term)))
             accumulate(totals[number], term, linear.coefficients[i], first=i == 0)
     for number, (treatment, total) in enumerate(zip(treatments, totals, strict=True)):
         divisor = _linear(treatment).divisor
@@ -189,33 +188,23 @@ def _called(
 def _gathered(plan: Plan, item: Item, treatment: Treatment) -> list[list[Tensor]]:
     """Return a stretch of every input, a list for each name that is read, in fp64 unless exact."""
     groups = plan.sources(treatment.reads)
-    wide = None if treatment.exact else torch.float64
     found = []
     for group in groups:
         raws = [checkpoint.read(name, item.start, item.stop) for checkpoint, name in group]
-        found.append(raws if wide is None else [raw.to(wide) for raw in raws])
+        found.append(raws if treatment.exact else [raw.to(WIDE) for raw in raws])
     return found
 
 
-def _term(
-    checkpoint: Checkpoint, name: str, item: Item, wide: torch.dtype | None, scratch: Scratch
-) -> Tensor:
+def _term(checkpoint: Checkpoint, name: str, item: Item, scratch: Scratch, *, wide: bool) -> Tensor:
     """Return a stretch of one input, wide or as it is; complex numbers as pairs."""
     info = checkpoint.info(name)
     raw = scratch.get("raw", info.dtype, item.stop - item.start)
     info.source.fill(raw, item.start)
     if raw.is_complex():
         raw = torch.view_as_real(raw).reshape(-1)
-    if wide is None or raw.dtype == wide:
+    if not wide or raw.dtype == WIDE:
         return raw
-    return scratch.get("term", wide, len(raw)).copy_(raw)
-
-
-def _wide(
-    sources: Sequence[tuple[Checkpoint, str]], treatments: Sequence[Treatment]
-) -> torch.dtype:
-    dtypes = {checkpoint.info(name).dtype for checkpoint, name in sources}
-    return accumulator(*dtypes, *(treatment.dtype for treatment in treatments))
+    return scratch.get("term", WIDE, len(raw)).copy_(raw)
 
 
 def _linear(treatment: Treatment) -> Linear:

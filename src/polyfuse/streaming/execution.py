@@ -17,7 +17,7 @@ from polyfuse.streaming.base import Item, Plan, Progress, beside, silent
 from polyfuse.streaming.compute import Census, Scratch, compute
 from polyfuse.streaming.outputs import Files, Memory, Output
 
-CLAIM = 128 << 20  # bytes of output between two claims; each one waits for the disk
+CLAIM = 64 << 20  # bytes of output between two claims; each one waits for the disk
 _GLANCE = 0.1  # seconds between two looks at the threads
 
 

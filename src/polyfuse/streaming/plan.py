@@ -9,7 +9,7 @@ import torch
 from polyfuse.checkpoints.base import Checkpoint, File, Layout, Slot
 from polyfuse.checkpoints.layouts import FOLDERS, format_of, layout_for
 from polyfuse.errors import CheckpointError, PolyfuseError, printable
-from polyfuse.merge.base import BLOCK, accumulator
+from polyfuse.merge.base import BLOCK, WIDE
 from polyfuse.statedict import match_names
 from polyfuse.streaming.base import (
     CHUNK,
@@ -272,13 +272,12 @@ def _largest(
     most = 0
     for item in items:
         treatments = [target.treatments[item.name] for target in targets]
-        dtypes = [c.info(x).dtype for c, x in beside(inputs, columns[item.name])]
-        wide = accumulator(*dtypes, *(t.dtype for t in treatments)).itemsize
         whole = any(t.whole for t in treatments) or _whole(inputs, columns, targets, item.name)
         count = item.stop - item.start if whole else min(item.stop - item.start, CHUNK)
         side = max((len(inputs) * len(t.reads) for t in treatments if not t.linear), default=1)
         held = count if whole else min(count, max(BLOCK, (32 << 20) // (8 * side)))
-        most = max(most, count * (8 + wide * (1 + len(targets)) + 8), held * side * (8 + 2 * wide))
+        sums = count * (8 + WIDE.itemsize * (1 + len(targets)) + 8)
+        most = max(most, sums, held * side * (8 + 2 * WIDE.itemsize))
     return most
 
 
