@@ -1,22 +1,27 @@
-"""SHA-256 and CRC-32 of whole files, in background threads; they start before torch is imported.
+"""SHA-256 and CRC-32 of whole files, in the background; it may begin before torch is imported.
 
-Hashing releases Python's lock, so one core hashes the inputs while another imports torch. This file
-imports nothing but the standard library.
+One core hashes the inputs while another imports torch. This file imports nothing but the standard
+library.
 """
 
 import hashlib
+import multiprocessing
 import os
+import signal
+import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from polyfuse.errors import CheckpointError, printable
 
 PIECE = 1 << 20
-# Between two pieces a thread waits for Python's lock, milliseconds long while torch is imported.
-_HASHED = 16 << 20
+_HASHED = 4 << 20  # bytes a call: Python's lock is given up for so long
 Result = TypeVar("Result")
 Identity = tuple[int, int, int, int]  # device, inode, size, time of change in ns
 
@@ -37,6 +42,7 @@ class Digests:
         """Start nothing yet."""
         self._pool = ThreadPoolExecutor(threads, "digest")
         self._begun: dict[Identity, Future[str]] = {}
+        self._apart: BaseProcess | None = None
         self._ended = False
 
     def begin(self, paths: Iterable[Path]) -> None:
@@ -45,6 +51,34 @@ class Digests:
             identity = _identity(path)
             if identity is not None and identity not in self._begun:
                 self._begun[identity] = self._pool.submit(self._sha256, path)
+
+    def begin_apart(self, paths: Iterable[Path]) -> None:
+        """Begin to hash these files in a process of its own, where one can be forked safely.
+
+        A thread would wait for Python's lock, which the import of torch holds for long stretches:
+        it gets through half as many bytes meanwhile.
+        """
+        todo = {identity: path for path in paths if (identity := _identity(path)) is not None}
+        if not _may_fork():
+            self.begin(todo.values())
+            return
+        context = multiprocessing.get_context("fork")
+        seen, say = context.Pipe(duplex=False)
+        self._apart = context.Process(target=_hash_apart, args=(list(todo.values()), say))
+        self._apart.start()
+        say.close()  # ours; the end of theirs is then seen
+        self._begun |= {identity: Future() for identity in todo}
+        self._pool.submit(self._listen, seen, todo)
+
+    def _listen(self, seen: Connection, todo: dict[Identity, Path]) -> None:
+        """Take the hashes as they come; make those that do not come."""
+        for identity, path in todo.items():
+            try:
+                self._begun[identity].set_result(seen.recv() or self._sha256(path))
+            except (EOFError, OSError):
+                self._begun[identity].set_result(self._sha256(path))
+            except CheckpointError as error:
+                self._begun[identity].set_exception(error)
 
     def sha256(self, path: Path) -> str:
         """Return a file's SHA-256 as 64 hexadecimal digits, once it is there.
@@ -71,6 +105,9 @@ class Digests:
     def close(self) -> None:
         """Give up what is not done."""
         self._ended = True
+        if self._apart is not None:
+            self._apart.kill()
+            self._apart.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -82,15 +119,7 @@ class Digests:
         self.close()
 
     def _sha256(self, path: Path) -> str:
-        digest = hashlib.sha256()
-        try:
-            buffer = bytearray(min(_HASHED, path.stat().st_size + 1))
-            with open(path, "rb", buffering=0) as file:
-                while (count := file.readinto(buffer)) and not self._ended:
-                    digest.update(memoryview(buffer)[:count])
-        except OSError as error:
-            raise CheckpointError(f"cannot read '{printable(path)}': {error.strerror}") from None
-        return digest.hexdigest()
+        return _sha256(path, lambda: self._ended)
 
 
 def crc32(read: Callable[[int, int], bytes], start: int, length: int) -> int:
@@ -109,6 +138,38 @@ def crc32(read: Callable[[int, int], bytes], start: int, length: int) -> int:
     for offset in range(start, start + length, PIECE):
         crc = zlib.crc32(read(offset, min(PIECE, start + length - offset)), crc)
     return crc
+
+
+def _sha256(path: Path, ended: Callable[[], bool] = lambda: False) -> str:
+    digest = hashlib.sha256()
+    try:
+        buffer = bytearray(min(_HASHED, path.stat().st_size + 1))
+        with open(path, "rb", buffering=0) as file:
+            while (count := file.readinto(buffer)) and not ended():
+                digest.update(memoryview(buffer)[:count])
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{printable(path)}': {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def _hash_apart(paths: Iterable[Path], say: Connection) -> None:
+    """Send the hash of each file, or nothing for one that cannot be read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for path in paths:
+        try:
+            digest = _sha256(path)
+        except CheckpointError:
+            digest = ""
+        try:
+            say.send(digest)
+        except OSError:  # the parent is gone
+            return
+
+
+def _may_fork() -> bool:
+    """Tell whether a fork is safe: no other threads, and none of torch's."""
+    able = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+    return able and threading.active_count() == 1 and "torch" not in sys.modules
 
 
 def _identity(path: Path) -> Identity | None:

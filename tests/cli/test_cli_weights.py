@@ -252,7 +252,7 @@ def test_hostile_names_are_escaped():
 
 
 def test_averaging_loads_nothing_heavy_but_torch():
-    code = "import sys; from polyfuse import cli\ntry: cli.main()\n"
+    code = "import sys; from polyfuse import cli\ntry: cli.call()\n"
     code += "finally: print(*sys.modules, file=sys.stderr)"
     words = [sys.executable, "-c", code, "average", "run", "-o", "a.pt", "--quiet"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -260,4 +260,13 @@ def test_averaging_loads_nothing_heavy_but_torch():
     assert "torch" in modules
     # pydantic is not in this list: newer versions of typer parse with it.
     assert not modules & {"yaml", "sklearn", "scipy", "lightning_fabric", "pandas", "PIL"}
+
+
+def test_the_process_ends_with_the_code_and_all_of_the_output():
+    for words, code in (["average", "run", "-o", "a.pt", "--json"], 0), (["inspect", "none.pt"], 1):
+        command = [sys.executable, "-c", "from polyfuse.cli import main; main()", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert code or json.loads(done.stdout)["written"]
+        assert not code or "none.pt" in done.stderr
     assert not modules & {"polyfuse.recipes.run", "polyfuse.fit", "polyfuse.inspection"}
