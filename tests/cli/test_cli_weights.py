@@ -260,6 +260,7 @@ def test_averaging_loads_nothing_heavy_but_torch():
     assert "torch" in modules
     # pydantic is not in this list: newer versions of typer parse with it.
     assert not modules & {"yaml", "sklearn", "scipy", "lightning_fabric", "pandas", "PIL"}
+    assert not modules & {"polyfuse.recipes.run", "polyfuse.fit", "polyfuse.inspection"}
 
 
 def test_the_process_ends_with_the_code_and_all_of_the_output():
@@ -269,4 +270,3 @@ def test_the_process_ends_with_the_code_and_all_of_the_output():
         assert done.returncode == code
         assert code or json.loads(done.stdout)["written"]
         assert not code or "none.pt" in done.stderr
-    assert not modules & {"polyfuse.recipes.run", "polyfuse.fit", "polyfuse.inspection"}

@@ -5,6 +5,7 @@ the same result is made chunk by chunk: as a linear combination, by the function
 element stands alone, or in two passes where a number over the whole tensor comes first.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
@@ -112,6 +113,22 @@ def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) 
         total.add_(term, alpha=coefficient)
 
 
+def divide(total: Tensor, divisor: float) -> None:
+    """Divide a sum in place; by a power of two as a product, which is as exact and half as slow.
+
+    Example:
+        >>> total = torch.ones(1, dtype=WIDE)
+        >>> divide(total, 4.0)
+        >>> float(total)
+        0.25
+    """
+    if math.frexp(divisor)[0] == 0.5 and abs(math.frexp(divisor)[1]) < 100:
+        if divisor != 1:
+            total.mul_(1 / divisor)
+    else:
+        total.div_(divisor)
+
+
 def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:
     """Return a linear combination, rounded once, in the first tensor's dtype.
 
@@ -127,7 +144,8 @@ def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:
     total = torch.empty_like(terms[0])
     for i, (term, coefficient) in enumerate(zip(terms, linear.coefficients, strict=True)):
         accumulate(total, term, coefficient, first=i == 0)
-    return total.div_(linear.divisor).to(tensors[0].dtype)
+    divide(total, linear.divisor)
+    return total.to(tensors[0].dtype)
 
 
 def measured(tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:

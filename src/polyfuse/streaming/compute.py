@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.errors import CheckpointError, printable
-from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, measured
+from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, divide, measured
 from polyfuse.merge.buffers import Unequal
 from polyfuse.streaming.base import CHUNK, Item, Plan, Treatment, listed
 
@@ -113,9 +113,7 @@ def _combined(
                 totals.append(scratch.get(f"total {number}", WIDE, len(term)))
             accumulate(totals[number], term, linear.coefficients[i], first=i == 0)
     for number, (treatment, total) in enumerate(zip(treatments, totals, strict=True)):
-        divisor = _linear(treatment).divisor
-        if divisor != 1:
-            total.div_(divisor)
+        divide(total, _linear(treatment).divisor)
         sink(
             number, item.name, item.start, _narrowed(plan, item, treatment, total, scratch, census)
         )
@@ -223,8 +221,8 @@ def _narrowed(
     """Round to the output's dtype, and count what is not finite."""
     real = treatment.dtype.to_real() if treatment.dtype.is_complex else treatment.dtype
     limit = torch.finfo(real).max
-    low, high = torch.aminmax(total)
     narrow = scratch.get("narrow", real, len(total)).copy_(total)
+    low, high = torch.aminmax(narrow if narrow.element_size() > 1 else total)
     if not (float(low) >= -limit and float(high) <= limit):  # NaN compares as false
         _count(plan, item, treatment, narrow, census)
     if treatment.dtype.is_complex:
