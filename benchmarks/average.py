@@ -140,8 +140,8 @@ def config(layers: int, width: int, hidden: int) -> dict[str, object]:
 
 
 def pickled(path: Path, file: Path) -> Path:
-    """Write the same weights in fp32 as torch.save does."""
-    done = average([path], dtype=torch.float32, checksums=False)
+    """Write the same weights as torch.save does."""
+    done = average([path], checksums=False)
     torch.save(done.state_dict, file)
     return file
 
@@ -259,18 +259,18 @@ def mergekit(paths: list[Path], folder: Path) -> list[str]:
 SCRIPT = """
 import sys, torch
 *paths, out = sys.argv[1:]
-total = torch.load(paths[0], map_location="cpu")
+first = torch.load(paths[0], map_location="cpu")
+total = {name: tensor.float() for name, tensor in first.items()}
 for path in paths[1:]:
     for name, tensor in torch.load(path, map_location="cpu").items():
-        total[name] += tensor
-for tensor in total.values():
-    tensor /= len(paths)
-torch.save(total, out)
+        total[name] += tensor.float()
+mean = {name: (tensor / len(paths)).to(first[name].dtype) for name, tensor in total.items()}
+torch.save(mean, out)
 """
 
 
 def script(paths: list[Path], out: Path) -> list[str]:
-    """Return what a person types first."""
+    """Return what a person types first, summing in fp32."""
     return [sys.executable, "-c", SCRIPT, *map(str, paths), str(out)]
 
 
@@ -286,6 +286,7 @@ def ratios(medians: dict[str, float]) -> dict[str, float]:
         if peer in medians and ours in medians
     }
     if "read + write" in medians:
+        facts[f"{SCRIPTED}, to engine"] = round(medians[SCRIPTED] / medians["engine"], 2)
         facts["engine, to the floor without fsync"] = round(
             medians["engine"] / medians["read + write"], 2
         )
