@@ -26,7 +26,8 @@ def main() -> None:
     try:
         call()
     except SystemExit as end:
-        if sys.argv[1:2] and sys.argv[1] in _LEAVES_AT_ONCE and isinstance(end.code, int):
+        heavy = "torch" in sys.modules and sys.argv[1:2] and sys.argv[1] in _LEAVES_AT_ONCE
+        if heavy and isinstance(end.code, int):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code)  # Python takes 0.6 s to take torch apart
