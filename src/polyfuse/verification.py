@@ -17,7 +17,7 @@ from polyfuse.errors import CheckpointError, printable
 from polyfuse.streaming import make_plan
 from polyfuse.streaming.base import Item, Plan, Progress, Request, listed, short, silent
 from polyfuse.streaming.compute import Census, Scratch, compute
-from polyfuse.streaming.provenance import read_provenance
+from polyfuse.streaming.provenance import UNKNOWN, read_provenance
 
 DTYPES = {short(d): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 
@@ -114,7 +114,7 @@ def _inputs(
 
 def _other_files(checkpoint: Checkpoint, entry: Mapping[str, Any], digests: Digests) -> list[str]:
     stated = [(file["name"], file["sha256"]) for file in entry["files"]]
-    if all(sha == "0" * 64 for _, sha in stated):  # made with --no-checksums
+    if all(sha == UNKNOWN for _, sha in stated):  # made with --no-checksums
         return []
     found = [(file.path.name, digests.sha256(file.path)) for file in checkpoint.files]
     if [sha for _, sha in found] == [sha for _, sha in stated]:

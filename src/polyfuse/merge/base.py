@@ -159,9 +159,24 @@ def measured(tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Te
         >>> measured([torch.ones(70_000)], lambda ts: ts[0].double().sum())
         tensor(70000., dtype=torch.float64)
     """
-    blocks = range(0, max(1, len(tensors[0])), BLOCK)
-    parts = (measure([t[start : start + BLOCK] for t in tensors]) for start in blocks)
-    return reduce(torch.add, parts)
+    return reduce(torch.add, measured_blocks(tensors, measure))
+
+
+def measured_blocks(
+    tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Tensor]
+) -> list[Tensor]:
+    """Return the numbers of each block, to be added in order over all chunks of a tensor.
+
+    Args:
+        tensors: flat, of one length; whole tensors, or chunks of whole blocks.
+        measure: over one block of each.
+
+    Example:
+        >>> len(measured_blocks([torch.ones(70_000)], lambda ts: ts[0].double().sum()))
+        2
+    """
+    starts = range(0, max(1, len(tensors[0])), BLOCK)
+    return [measure([t[start : start + BLOCK] for t in tensors]) for start in starts]
 
 
 def check_count(name: str, count: int, expected: str, fits: bool) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.errors import CheckpointError, printable
-from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, divide, measured
+from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, divide, measured_blocks
 from polyfuse.merge.buffers import Unequal
 from polyfuse.streaming.base import CHUNK, Item, Plan, Treatment, listed
 
@@ -137,7 +137,7 @@ def _applied(
     numbers = []
     if treatment.measure:
         gathered = (_gathered(plan, piece, treatment)[0] for piece in pieces)
-        parts = [measure_blocks(tensors, treatment.measure) for tensors in gathered]
+        parts = [measured_blocks(tensors, treatment.measure) for tensors in gathered]
         numbers = [reduce(torch.add, (part for some in parts for part in some))]
     for piece in pieces:
         groups = _gathered(plan, piece, treatment)
@@ -149,14 +149,6 @@ def _applied(
         if treatment.dtype.is_floating_point:
             result = _narrowed(plan, piece, treatment, result, scratch, census)
         sink(number, item.name, piece.start, result)
-
-
-def measure_blocks(
-    tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Tensor]
-) -> list[Tensor]:
-    """Return the numbers of each block, to be added in order over all chunks of a tensor."""
-    starts = range(0, len(tensors[0]), BLOCK)
-    return [measured([t[s : s + BLOCK] for t in tensors], measure) for s in starts]
 
 
 def side_by_side(plan: Plan, treatment: Treatment) -> int:

@@ -17,7 +17,7 @@ from polyfuse.streaming.base import Plan, Target, short
 SCHEMA = 1
 ENTRY = "polyfuse"  # in a file's metadata
 FILE = "polyfuse.json"  # in a folder
-_UNKNOWN = "0" * 64  # holds the place of a SHA-256 that is not there yet
+UNKNOWN = "0" * 64  # holds the place of a SHA-256 that is not there yet
 
 
 def note(plan: Plan, target: Target, hashes: Mapping[str, str] | None) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _input(checkpoint: Checkpoint, base: Path, hashes: Mapping[str, str]) -> dic
         {
             "name": file.path.name,
             "bytes": file.size,
-            "sha256": hashes.get(str(file.path), _UNKNOWN),
+            "sha256": hashes.get(str(file.path), UNKNOWN),
         }
         for file in checkpoint.files
     ]
