@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional
 
 from polyfuse.errors import PolyfuseError
-from polyfuse.models import MODELS, CharacterCNN, mlp
+from polyfuse.models import MODELS, CharacterCNN, ResNet18Small, mlp
 
 SMALL = {
     "character_cnn": ({"width": 4, "hidden": 16}, (3, 24, 64), (6, 11)),
+    "resnet18_small": ({"classes": 5, "width": 4}, (3, 16, 16), (5,)),
     "mlp": ({"inputs": 12, "classes": 5, "hidden": 16, "dropout": 0.2}, (3, 2, 2), (5,)),
 }
 every = pytest.mark.parametrize("name", MODELS)
@@ -97,6 +98,50 @@ def test_the_cnn_bears_an_image_of_one_colour():
 def test_the_mlp_has_the_layers_asked_for():
     sizes = [tuple(p.shape) for p in mlp(inputs=4, classes=3, hidden=8, layers=3).parameters()]
     assert [s for s in sizes if len(s) == 2] == [(8, 4), (8, 8), (8, 8), (3, 8)]
+
+
+def test_the_resnet_of_full_width_is_resnet_18():
+    # 11,173,962: the CIFAR ResNet-18 of ten classes, as it is usually counted; 18 = 17 + 1 layers,
+    # the three projections of shortcuts aside.
+    model = ResNet18Small(classes=10)
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    kernels = [p for p in model.parameters() if p.ndim in (2, 4) and p.shape[2:] != (1, 1)]
+    assert len(kernels) == 18
+
+
+@pytest.mark.parametrize(("size", "last"), [(8, 1), (16, 2), (32, 4), (13, 2)])
+def test_the_resnet_halves_an_image_three_times(size, last):
+    model = ResNet18Small(classes=3, width=4, channels=1).eval()
+    features = model.stages(model.stem(torch.rand(2, 1, size, size)))
+    assert features.shape == (2, 32, last, last)
+
+
+def test_a_narrow_resnet_survives_its_backward_pass():
+    """oneDNN issue 6035: strided 1x1 convolutions of few channels corrupt the heap.
+
+    The same convolution, stride 1 after taking every second pixel, is the same function.
+    """
+    model = ResNet18Small(classes=3, width=3)
+    for _ in range(30):
+        model(torch.rand(6, 3, 16, 16)).sum().backward()
+    subsample, projection, _ = model.stages[1][0].shortcut
+    images = torch.rand(2, 3, 9, 9)
+    strided = functional.conv2d(images, projection.weight, stride=2)
+    torch.testing.assert_close(projection(subsample(images)), strided)
+
+
+def test_a_resnet_block_adds_to_its_shortcut():
+    block = ResNet18Small(classes=3, width=4).eval().stages[0][0]
+    images = torch.rand(2, 4, 8, 8)
+    with torch.no_grad():
+        block.residual[-1].weight.zero_()
+    assert torch.equal(block(images), images)  # the images are not negative, so relu keeps them
+
+
+@pytest.mark.parametrize("size", ["classes", "width", "channels"])
+def test_sizes_of_the_resnet_below_one_are_refused(size):
+    with pytest.raises(PolyfuseError, match=f"{size}=0; it must be 1 or more"):
+        ResNet18Small(**{"classes": 3, size: 0})
 
 
 @pytest.mark.parametrize("size", ["width", "hidden", "positions", "classes"])

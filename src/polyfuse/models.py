@@ -1,4 +1,4 @@
-"""The small nets that recipes name: a multi-head character CNN and an MLP."""
+"""The small nets that recipes name: a multi-head character CNN, a small ResNet-18 and an MLP."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -93,7 +93,51 @@ def mlp(
     return nn.Sequential(*parts, nn.Linear(hidden, classes))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"character_cnn": CharacterCNN, "mlp": mlp}
+class ResNet18Small(nn.Module):
+    """ResNet-18 for small images (He et al. 2016): a 3x3 stem of stride 1, and no max-pooling.
+
+    Four stages of two basic blocks; the last three halve the image and double the channels. Images
+    of 8x8 pixels and more are fine: the last stage sees an eighth of each side.
+
+    Args:
+        classes: outputs.
+        width: channels of the first stage; 64 is the ResNet-18 of 11 million parameters, and 16
+            has a sixteenth of them.
+        channels: of an image.
+
+    Raises:
+        PolyfuseError: a size below 1.
+
+    Example:
+        >>> ResNet18Small(classes=10, width=4, channels=1)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, *, classes: int, width: int = 64, channels: int = 3) -> None:
+        """Build stem, stages and head."""
+        super().__init__()
+        _check_sizes(classes=classes, width=width, channels=channels)
+        sizes = [width, width, 2 * width, 4 * width, 8 * width]
+        self.stem = nn.Sequential(_convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU())
+        self.stages = nn.Sequential(*(_stage(before, after) for before, after in pairwise(sizes)))
+        self.head = nn.Linear(sizes[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map `(n, channels, height, width)` float images to `(n, classes)` logits."""
+        features = self.stages(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "character_cnn": CharacterCNN,
+    "mlp": mlp,
+    "resnet18_small": ResNet18Small,
+}
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -109,3 +153,50 @@ def _block(before: int, after: int) -> nn.Module:
         nn.ReLU(),
         nn.MaxPool2d(2),
     )
+
+
+def _convolution(before: int, after: int, *, size: int = 3, stride: int = 1) -> nn.Module:
+    return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
+
+
+def _stage(before: int, after: int) -> nn.Module:
+    """Return two blocks; the first one halves the image where it widens the channels."""
+    first = _BasicBlock(before, after, stride=1 if before == after else 2)
+    return nn.Sequential(first, _BasicBlock(after, after, stride=1))
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; the shortcut is a 1x1 one where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _convolution(before, after, stride=stride),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            _convolution(after, after),
+            nn.BatchNorm2d(after),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            projection = _convolution(before, after, size=1)
+            self.shortcut = nn.Sequential(_Subsample(stride), projection, nn.BatchNorm2d(after))
+
+    def forward(self, features: Tensor) -> Tensor:
+        total: Tensor = self.residual(features) + self.shortcut(features)
+        return total.relu()
+
+
+class _Subsample(nn.Module):
+    """Take every n-th pixel of either side, with which a strided 1x1 convolution begins.
+
+    It is a step of its own because oneDNN's strided 1x1 convolution, where channels are last and
+    fewer than 8 or 16, writes past its memory in the backward pass (oneDNN issue 6035).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[..., :: self.stride, :: self.stride]

@@ -68,7 +68,7 @@ fit:
 """
     assert faults(text) == [
         "line 4: model.name: unknown 'character_cmm'; did you mean 'character_cnn'? "
-        "Known: character_cnn, mlp, or package.module:function",
+        "Known: character_cnn, mlp, resnet18_small, or package.module:function",
         "line 5: training.fold: unknown 'fold'; did you mean 'folds'? "
         "Known: folds, stop_fraction, seed",
         "line 7: fit.epochs: should be a valid integer; got 'ten'",
