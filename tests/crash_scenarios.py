@@ -125,7 +125,7 @@ def claim(folder: Path) -> None:
 def add_member(folder: Path, index: int) -> None:
     import torch
 
-    from polyfuse.population import write_member
+    from polyfuse.members import write_member
 
     draw = np.random.default_rng(index)
     logits = {name: draw.standard_normal((8, 2)).astype("f4") for name in ("train", "val", "test")}

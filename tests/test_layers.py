@@ -29,7 +29,7 @@ FLOORS = [
     ["checkpoints.layouts.torch_file", "checkpoints.layouts.safetensors_file"],
     ["metrics", "predictions", "checkpoints", "checkpoints.layouts", "records", "selection"],
     ["data", "runners", "scoreboard"],
-    ["labels"],
+    ["labels", "members"],
     ["population", "inference", "ensemble", "start"],
     ["inspection.base"],
     ["inspection.contents", "inspection.distances"],

@@ -11,7 +11,7 @@ import tiny
 from polyfuse import Arrays, Population, Splits
 from polyfuse.errors import DataError, RunError
 from polyfuse.labels import write_labels
-from polyfuse.population import write_member
+from polyfuse.members import write_member
 
 ROWS = 6
 DATA = Splits(*(Arrays(np.full((ROWS, 1), i), np.arange(ROWS) % 2) for i in range(3)))

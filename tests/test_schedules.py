@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
+from torch.optim.swa_utils import SWALR
 
 from polyfuse.errors import PolyfuseError
-from polyfuse.schedules import SCHEDULES, constant, cosine, linear
+from polyfuse.schedules import SCHEDULES, constant, cosine, linear, swa
 
 every = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 shares = st.floats(0, 1, exclude_max=True)
@@ -97,3 +98,40 @@ def test_cosine_after_a_warm_up_is_the_formula_on_what_is_left(total, data):
 
 def test_constant_stays():
     assert [constant(step, 5) for step in range(5)] == [1.0] * 5
+
+
+# SWA ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(("start", "anneal"), [(0, 10), (30, 10), (50, 0), (90, 10), (95, 10)])
+@pytest.mark.parametrize(("shape", "name"), [("cosine", "cos"), ("linear", "linear")])
+def test_swa_matches_torch(start, anneal, floor, shape, name):
+    optimizer = some_optimizer()
+    scheduler = SWALR(optimizer, 0.5 * floor, anneal_epochs=anneal, anneal_strategy=name)
+    theirs = [0.5] * start + rates(scheduler, optimizer, 100 - start)
+    shares = {"start": start / 100, "anneal": anneal / 100}
+    ours = [0.5 * swa(step, 100, floor=floor, shape=shape, **shares) for step in range(100)]
+    assert ours == pytest.approx(theirs, abs=1e-7)  # torch goes from rate to rate, and loses some
+
+
+def test_swa_is_the_schedule_of_the_paper():
+    """Half of the time before SWA at the full rate, 40 % down to SWA's, then constant."""
+    for epoch in range(200):
+        t = epoch / 160
+        paper = 1 if t <= 0.5 else 1 - 0.8 * (t - 0.5) / 0.4 if t <= 0.9 else 0.2
+        ours = swa(epoch, 200, start=0.4, anneal=0.32, floor=0.2, shape="linear")
+        assert ours == pytest.approx(paper, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"start": -0.1}, "start=-0.1, anneal=0.25; type shares of the run, 0 to 1"),
+        ({"anneal": math.nan}, "anneal=nan; type shares"),
+        ({"shape": "cos"}, "shape='cos'; type 'cosine' or 'linear'"),
+    ],
+)
+def test_faults_of_swa(options, fact):
+    with pytest.raises(PolyfuseError, match=fact):
+        swa(0, 10, **options)

@@ -11,7 +11,7 @@ import torch
 
 import polyfuse
 from polyfuse.labels import write_labels
-from polyfuse.population import write_member
+from polyfuse.members import write_member
 
 
 def arrays(rows: int = 24, *, seed: int = 0, classes: int = 2, **options: Any) -> polyfuse.Arrays:

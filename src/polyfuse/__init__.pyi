@@ -17,11 +17,11 @@ from .errors import PolyfuseError as PolyfuseError
 from .fit import FitOptions as FitOptions
 from .fit import fit_member as fit_member
 from .inference import predict as predict
+from .members import Member as Member
 from .merge import METHODS as METHODS
 from .models import MODELS as MODELS
 from .models import CharacterCNN as CharacterCNN
 from .models import mlp as mlp
-from .population import Member as Member
 from .population import Population as Population
 from .recipes.folder import Run as Run
 from .recipes.run import run as run

@@ -1,19 +1,16 @@
 """A folder of members: the hand-over point between training, weights, predictions and reports.
 
-    RUN/members/000/member.json           strategy, fold, seed; sizes and digests of the rest
-                    model.safetensors     weights
-                    rows/*.npy            rows it learned from, stopped on, and held out
-                    predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
+    RUN/members/000/                      a member; see members.py
     RUN/labels/index.json                 what the splits are; sizes and digests of the rest
                {train,val,test}.npy       labels, beside *_groups.npy and *_names.json
 
-A member appears whole or not at all; `member.json` vouches for its files.
+A member appears whole or not at all; so does a fusion, in fusions/NAME/.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,65 +22,7 @@ from polyfuse import durable, predictions, records
 from polyfuse.checkpoints import safetensors
 from polyfuse.errors import DataError, RunError, printable
 from polyfuse.labels import read_index
-
-SCHEMA = 1
-Floats = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of a population, as its record vouches for it.
-
-    Attributes:
-        path: its folder.
-        record: the contents of `member.json`.
-
-    Example:
-        >>> Member(Path("RUN/members/003"), {"index": 3}).name
-        'member 3'
-    """
-
-    path: Path
-    record: Mapping[str, Any]
-
-    @property
-    def index(self) -> int:
-        """Its number, from 0."""
-        return int(self.record["index"])
-
-    @property
-    def name(self) -> str:
-        """Its name on a scoreboard."""
-        return f"member {self.index}"
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters it has."""
-        return int(self.record["parameters"])
-
-    def state(self) -> dict[str, Tensor]:
-        """Return its weights, once their digest is checked."""
-        return safetensors.parse(*self._checked("model.safetensors"))[0]
-
-    def checkpoint(self) -> Path:
-        """Return the file of its weights, once its digest is checked."""
-        self._checked("model.safetensors")
-        return self.path / "model.safetensors"
-
-    def model(self, factory: Callable[[], nn.Module]) -> nn.Module:
-        """Return the net that `factory` makes, with this member's weights, in eval mode."""
-        return _loaded(factory(), self.state(), self.path)
-
-    def predictions(self, split: str) -> Floats:
-        """Return logits of a split, a row a sample; NaN where this member has no say."""
-        return predictions.parse(*self._checked(f"predictions/{split}.npy"))
-
-    def rows(self, part: str) -> NDArray[np.int64]:
-        """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
-        return predictions.parse(*self._checked(f"rows/{part}.npy"))
-
-    def _checked(self, name: str) -> tuple[bytes, str]:
-        return records.checked(self.path, name, self.record["files"])
+from polyfuse.members import SCHEMA, Floats, Member, fitted, open_member, write_arrays
 
 
 @dataclass(frozen=True)
@@ -116,12 +55,27 @@ class Population:
         members, faults = [], []
         for folder in folders:
             try:
-                members.append(_open_member(folder))
+                members.append(open_member(folder))
             except RunError as error:
                 faults.append(str(error))
         if faults:
             raise RunError("\n".join(faults))
         return cls(root, tuple(sorted(members, key=lambda member: member.index)))
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages that all members have."""
+        first, *rest = self.members or (None,)
+        names = first.averages if first else ()
+        return tuple(name for name in names if all(name in member.averages for member in rest))
+
+    def averaged(self, average: str) -> "Population":
+        """Return the same members with the weights and predictions of an average.
+
+        Raises:
+            RunError: a member has none of that name.
+        """
+        return replace(self, members=tuple(member.averaged(average) for member in self.members))
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -189,7 +143,7 @@ class Population:
         """Return a fusion that is one model, in eval mode, once its digest is checked."""
         folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
         state, _ = safetensors.parse(*records.checked(folder, "model.safetensors", files))
-        return _loaded(factory(), state, folder)
+        return fitted(factory(), state, folder)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the records of all members and the labels."""
@@ -203,42 +157,6 @@ class Population:
         if name not in files:
             return None
         return predictions.parse(*records.checked(self.path / "labels", name, files))
-
-
-def write_member(
-    root: Path,
-    record: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    logits: Mapping[str, Floats],
-    rows: Mapping[str, NDArray[np.int64]],
-) -> Member:
-    """Commit a member to a population; the first commit of an index wins.
-
-    Args:
-        root: the RUN folder.
-        record: `index`, `parameters`, strategy, seed, scores; goes into `member.json`.
-        state: weights.
-        logits: by split, `(n, ..., class)` float32.
-        rows: `learned`, `stopped`, `held_out`, int64.
-
-    Returns:
-        The member that is in the folder now.
-
-    Raises:
-        RunError: a half-written member stands in the way.
-        DiskError: the file system refused; nothing half-written is left.
-    """
-    durable.make_folder(root / "members")
-    path = root / "members" / f"{record['index']:03d}"
-    with durable.new_folder(path) as fresh:
-        safetensors.write(fresh / "model.safetensors", dict(state))
-        for folder, arrays in {"rows": rows, "predictions": logits}.items():
-            durable.make_folder(fresh / folder)
-            for name, array in arrays.items():
-                predictions.write(fresh / folder / f"{name}.npy", array)
-        complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
-        durable.write_json(fresh / "member.json", complete)
-    return _open_member(path)
 
 
 def write_fusion(
@@ -272,10 +190,11 @@ def write_fusion(
     durable.make_folder(folder.parent)
     votes = all(answer.dtype.kind in "iu" for answer in answers.values())
     with durable.new_folder(folder) as fresh:
-        durable.make_folder(fresh / "predictions")
-        for split, answer in answers.items():
-            kept = answer if votes else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
-            predictions.write(fresh / "predictions" / f"{split}.npy", kept)
+        kept = {
+            split: answer if votes else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
+            for split, answer in answers.items()
+        }
+        write_arrays(fresh / "predictions", kept)
         if state is not None:
             safetensors.write(fresh / "model.safetensors", dict(state))
         record = {
@@ -292,17 +211,6 @@ def write_fusion(
             durable.remove_folder(folder)  # else the same stands there, and ours is thrown away
 
 
-def _loaded(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(
-            f"'{printable(path)}' does not fit the model: {printable(error, 600)}; "
-            "name the model that it was trained as"
-        ) from None
-    return net.eval()
-
-
 def _fusion_record(folder: Path) -> Mapping[str, Any]:
     try:
         record = durable.read_json(folder / "fusion.json")
@@ -316,43 +224,3 @@ def _fusion_record(folder: Path) -> Mapping[str, Any]:
             "members are kept)"
         )
     return dict(record)
-
-
-def _open_member(path: Path) -> Member:
-    """Read a member's record; sizes of its files are checked now, digests when they are read."""
-    shown = printable(path)
-    if not (path / "member.json").is_file():
-        raise RunError(
-            f"'{shown}' is half-written: it has no member.json; delete or move the folder away and "
-            "run the same command again (the other members are kept)"
-        )
-    record = durable.read_json(path / "member.json")
-    if not _is_record(record):
-        raise RunError(
-            f"'{shown}/member.json' is no record of schema {SCHEMA}; it was written by another "
-            "version of polyfuse or by hand: delete the folder and run the same command again"
-        )
-    if path.name != f"{record['index']:03d}":
-        raise RunError(
-            f"'{shown}' says that it is member {printable(record['index'])}; a copy would count "
-            "twice: delete or move the folder away"
-        )
-    for name, facts in record["files"].items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
-            raise RunError(
-                f"'{shown}/{printable(name)}' is missing or truncated (member.json says "
-                f"{facts['bytes']:,} bytes); delete '{shown}' and run the same command again "
-                "(the other members are kept)"
-            )
-    return Member(path, record)
-
-
-def _is_record(record: Any) -> bool:
-    """Tell whether a document from a file is a member's record; names in it stay in the folder."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        return False
-    numbers = (record.get("index"), record.get("parameters"))
-    return records.are_files(record.get("files")) and all(
-        isinstance(number, int) and number >= 0 for number in numbers
-    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from polyfuse.data.base import Rows
-from polyfuse.population import Member
+from polyfuse.members import Member
 
 
 @dataclass(frozen=True)

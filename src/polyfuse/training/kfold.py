@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from polyfuse.classical import fold_rows, inner_slice
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError
-from polyfuse.population import Member
+from polyfuse.members import Member
 from polyfuse.training.base import Job
 
 

@@ -18,8 +18,9 @@ from polyfuse.errors import RunError, TrainingError, printable
 from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
 from polyfuse.inference import check_labels, predict
 from polyfuse.labels import write_labels
+from polyfuse.members import Member, write_member
 from polyfuse.metrics import metrics_for
-from polyfuse.population import Member, Population, write_member
+from polyfuse.population import Population
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.start import begin, digest_of

@@ -1,0 +1,245 @@
+"""One member in its folder: weights, predictions, rows, and the record that vouches for them.
+
+    members/000/member.json           strategy, fold, seed; sizes and digests of the rest
+                model.safetensors     weights
+                rows/*.npy            rows it learned from, stopped on, and held out
+                predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
+                averages/NAME/        model.safetensors and predictions/ of its averaged weights
+
+A member appears whole or not at all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polyfuse import durable, predictions, records
+from polyfuse.checkpoints import safetensors
+from polyfuse.errors import RunError, did_you_mean, printable
+
+SCHEMA = 1
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a population, as its record vouches for it.
+
+    Attributes:
+        path: its folder.
+        record: the contents of `member.json`.
+        average: whose weights and predictions it gives; its own where None.
+
+    Example:
+        >>> Member(Path("RUN/members/003"), {"index": 3}).name
+        'member 3'
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    average: str | None = None
+
+    @property
+    def index(self) -> int:
+        """Its number, from 0."""
+        return int(self.record["index"])
+
+    @property
+    def name(self) -> str:
+        """Its name on a scoreboard."""
+        return with_average(f"member {self.index}", self.average)
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages that were tracked while it was trained."""
+        return tuple(self.record.get("averages", ()))
+
+    def averaged(self, average: str) -> "Member":
+        """Return this member with the weights and predictions of an average.
+
+        Raises:
+            RunError: none of that name was tracked.
+        """
+        if average not in self.averages:
+            raise RunError(
+                f"'{printable(self.path)}' has no average '{printable(average)}'"
+                f"{did_you_mean(average, self.averages)}; it has: "
+                f"{printable(', '.join(self.averages)) or 'none'}"
+            )
+        return replace(self, average=average)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters it has."""
+        return int(self.record["parameters"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return its weights, once their digest is checked."""
+        return safetensors.parse(*self._checked(self._own("model.safetensors")))[0]
+
+    def checkpoint(self) -> Path:
+        """Return the file of its weights, once its digest is checked."""
+        name = self._own("model.safetensors")
+        self._checked(name)
+        return self.path / name
+
+    def model(self, factory: Callable[[], nn.Module]) -> nn.Module:
+        """Return the net that `factory` makes, with this member's weights, in eval mode."""
+        return fitted(factory(), self.state(), self.path)
+
+    def predictions(self, split: str) -> Floats:
+        """Return logits of a split, a row a sample; NaN where this member has no say."""
+        return predictions.parse(*self._checked(self._own(f"predictions/{split}.npy")))
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
+        return predictions.parse(*self._checked(f"rows/{part}.npy"))
+
+    def _own(self, name: str) -> str:
+        return name if self.average is None else f"averages/{self.average}/{name}"
+
+    def _checked(self, name: str) -> tuple[bytes, str]:
+        return records.checked(self.path, name, self.record["files"])
+
+
+def write_member(
+    root: Path,
+    record: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    logits: Mapping[str, Floats],
+    rows: Mapping[str, NDArray[np.int64]],
+    averages: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Floats]]] | None = None,
+) -> Member:
+    """Commit a member to a population; the first commit of an index wins.
+
+    Args:
+        root: the RUN folder.
+        record: `index`, `parameters`, strategy, seed, scores; goes into `member.json`.
+        state: weights.
+        logits: by split, `(n, ..., class)` float32.
+        rows: `learned`, `stopped`, `held_out`, int64.
+        averages: by name, averaged weights and their logits.
+
+    Returns:
+        The member that is in the folder now.
+
+    Raises:
+        RunError: a half-written member stands in the way.
+        DiskError: the file system refused; nothing half-written is left.
+    """
+    durable.make_folder(root / "members")
+    path = root / "members" / f"{record['index']:03d}"
+    with durable.new_folder(path) as fresh:
+        write_arrays(fresh / "rows", rows)
+        _write_model(fresh, state, logits)
+        for name, average in (averages or {}).items():
+            _write_model(fresh / "averages" / name, *average)
+        complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
+        durable.write_json(fresh / "member.json", complete)
+    return open_member(path)
+
+
+def _write_model(
+    folder: Path, state: Mapping[str, Tensor], logits: Mapping[str, NDArray[Any]]
+) -> None:
+    durable.make_folder(folder)
+    safetensors.write(folder / "model.safetensors", dict(state))
+    write_arrays(folder / "predictions", logits)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as `NAME.npy` into a folder, which is made where it is missing.
+
+    Example:
+        >>> import tempfile
+        >>> write_arrays(Path(tempfile.mkdtemp()) / "rows", {"learned": np.arange(3)})
+    """
+    durable.make_folder(folder)
+    for name, array in arrays.items():
+        predictions.write(folder / f"{name}.npy", array)
+
+
+def with_average(name: str, average: str | None) -> str:
+    """Return what a row of the scoreboard is called whose members have averaged weights.
+
+    Example:
+        >>> with_average("mean_probability", "ema"), with_average("mean_probability", None)
+        ('mean_probability, ema', 'mean_probability')
+    """
+    return name if average is None else f"{name}, {average}"
+
+
+def fitted(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Return a net in eval mode, once it has these weights; `path` is for the error.
+
+    Raises:
+        RunError: they do not fit.
+
+    Example:
+        >>> fitted(nn.Linear(1, 1), nn.Linear(1, 1).state_dict(), Path("RUN")).training
+        False
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(
+            f"'{printable(path)}' does not fit the model: {printable(error, 600)}; "
+            "name the model that it was trained as"
+        ) from None
+    return net.eval()
+
+
+def open_member(path: Path) -> Member:
+    """Read a member's record; sizes of its files are checked now, digests when they are read.
+
+    Raises:
+        RunError: half-written, damaged, or a copy of another member.
+
+    Example:
+        >>> open_member(Path("/no/such/run/members/000"))
+        Traceback (most recent call last):
+        polyfuse.errors.RunError: '/no/such/run/members/000' is half-written: it has no ...
+    """
+    shown = printable(path)
+    if not (path / "member.json").is_file():
+        raise RunError(
+            f"'{shown}' is half-written: it has no member.json; delete or move the folder away and "
+            "run the same command again (the other members are kept)"
+        )
+    record = durable.read_json(path / "member.json")
+    if not _is_record(record):
+        raise RunError(
+            f"'{shown}/member.json' is no record of schema {SCHEMA}; it was written by another "
+            "version of polyfuse or by hand: delete the folder and run the same command again"
+        )
+    if path.name != f"{record['index']:03d}":
+        raise RunError(
+            f"'{shown}' says that it is member {printable(record['index'])}; a copy would count "
+            "twice: delete or move the folder away"
+        )
+    for name, facts in record["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            raise RunError(
+                f"'{shown}/{printable(name)}' is missing or truncated (member.json says "
+                f"{facts['bytes']:,} bytes); delete '{shown}' and run the same command again "
+                "(the other members are kept)"
+            )
+    return Member(path, record)
+
+
+def _is_record(record: Any) -> bool:
+    """Tell whether a document from a file is a member's record; names in it stay in the folder."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        return False
+    numbers = (record.get("index"), record.get("parameters"))
+    return (
+        records.are_files(record.get("files"))
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+        and isinstance(record.get("averages", {}), dict)
+    )
