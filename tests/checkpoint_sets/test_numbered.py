@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyfuse.checkpoint_sets import numbered
 from polyfuse.checkpoint_sets.numbered import in_range, last, parse_range
 from polyfuse.errors import CheckpointError
 
@@ -111,3 +112,11 @@ def test_a_range_is_exactly_what_lies_in_it_or_an_error(values, one, other):
         assert set(range(low, high + 1)) - values
     else:
         assert numbers(chosen) == sorted(i for i in values if low <= i <= high)
+
+
+def test_all_have_a_number_or_none_has():
+    files = paths("run/a10.pt", "run/a9.pt")
+    assert numbered.numbers(files) == dict(zip(files, (10, 9), strict=True))
+    assert numbered.numbers(paths("a.pt", "b.pt")) == {}
+    with pytest.raises(CheckpointError, match=r"but none in 'best.pt'; name the files of one run"):
+        numbered.numbers(paths("a9.pt", "best.pt"))

@@ -1,4 +1,4 @@
-"""Checkpoints by the number in their name: a range, or the last ones."""
+"""Checkpoints by the number in their name: a range, the last ones, all of them."""
 
 import itertools
 import math
@@ -70,6 +70,26 @@ def last(paths: Sequence[Path], count: int) -> list[Chosen]:
     numbered = _numbered(paths, "the last ones")
     check_enough(count, len(numbered))
     return [Chosen(numbered[number], number) for number in sorted(numbered)[-count:]]
+
+
+def numbers(paths: Sequence[Path]) -> dict[Path, int]:
+    """Return the number of every checkpoint; nothing where no name has one.
+
+    Raises:
+        CheckpointError: some names have a number, and others have none.
+
+    Example:
+        >>> numbers([Path("run/a10.pt"), Path("run/a9.pt")])
+        {PosixPath('run/a10.pt'): 10, PosixPath('run/a9.pt'): 9}
+    """
+    found = _numbers(paths)
+    lacking = [f"'{printable(path)}'" for path in paths if path not in found]
+    if found and lacking:
+        raise CheckpointError(
+            f"there is a number in the names of other checkpoints, but none in {shown(lacking)}; "
+            "name the files of one run only"
+        )
+    return found
 
 
 def _numbered(paths: Sequence[Path], purpose: str) -> dict[int, Path]:
