@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from polyfuse import durable
 from polyfuse.combine import COMBINERS, mean_probability
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
+from polyfuse.members import with_average
 from polyfuse.metrics import (
     LOWER_IS_BETTER,
     NEEDS_PROBABILITIES,
@@ -33,12 +34,14 @@ class Fused(NamedTuple):
         name: of the row.
         members: their indices.
         predictions: by split.
+        average: whose weights its members have; their own where None.
     """
 
     kind: str
     name: str
     members: tuple[int, ...]
     predictions: Mapping[str, NDArray[Any]]
+    average: str | None = None
 
 
 def compare_fusions(
@@ -55,6 +58,8 @@ def compare_fusions(
 
     The best row, and the best single member that all others are compared with, are chosen on
     validation. A difference counts as better only where its paired 95 % interval excludes zero.
+    Where averages were tracked, each adds a row for the member that is best with it on validation,
+    and one for each fusion of all members with it.
 
     Args:
         population: members with their predictions.
@@ -78,11 +83,17 @@ def compare_fusions(
         polyfuse.errors.RunError: there is no RUN folder '/no/such/run'; make one: polyfuse demo
     """
     blank = population.index["blank"]
-    single, together = _fused(population, _chosen(fusions, blank))
-    for entry in together:
-        write_fusion(population, *entry[1:])
-    fused = single + together + [_soup(population, name) for name in soups]
-    metrics = metrics_for(blank)
+    chosen, metrics = _chosen(fusions, blank), metrics_for(blank)
+    single, together = _fused(population, chosen)
+    averaged = [
+        entry
+        for name in population.averages
+        for entry in _averaged(population.averaged(name), chosen, metrics)
+    ]
+    for entry in together + averaged:
+        if entry.kind == "fusion":
+            write_fusion(population, *entry[1:4])
+    fused = single + together + [_soup(population, name) for name in soups] + averaged
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -133,23 +144,41 @@ def _fused(
     """Return what each member and each fusion says; the members' files are read once."""
     stacks = {split: population.stack(split) for split in SPLITS}
     indices = tuple(member.index for member in population.members)
+    average = population.members[0].average
     single = [
         Fused(
             "member",
             member.name,
             (member.index,),
             {split: mean_probability(stack[i : i + 1]) for split, stack in stacks.items()},
+            average,
         )
         for i, member in enumerate(population.members)
     ]
     # A user's function may write into what it is given, so each gets its own copy.
     together = [
         Fused(
-            "fusion", name, indices, {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()}
+            "fusion",
+            with_average(name, average),
+            indices,
+            {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()},
+            average,
         )
         for name, f in fusions.items()
     ]
     return single, together
+
+
+def _averaged(
+    population: Population,
+    fusions: Mapping[str, Callable[..., Any]],
+    metrics: Mapping[str, Callable[..., Terms]],
+) -> list[Fused]:
+    """Return what the members with one average say: the one best on validation, and each fusion."""
+    single, together = _fused(population, fusions)
+    rows = [_row(population, entry, {}) for entry in single]
+    best = _choose(rows, _score(population, "val", single, metrics), next(iter(metrics)))
+    return [entry for entry in single if entry.name == best] + together
 
 
 def _soup(population: Population, name: str) -> Fused:
@@ -192,6 +221,7 @@ def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]
         "models": len(run),
         "parameters": sum(parameters[index] for index in run),
         "milliseconds": sum(known) if len(known) == len(times) else None,
+        **({"average": fused.average} if fused.average else {}),
     }
 
 
@@ -232,6 +262,12 @@ def _counts(population: Population, split: str, replicates: int, seed: int) -> N
 
 def _choices(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> dict[str, str]:
     """Choose the best row, and the best single member, on validation."""
+    single = [row for row in rows if row["kind"] == "member" and "average" not in row]
+    return {"best": _choose(rows, val, metric), "best_member": _choose(single, val, metric)}
+
+
+def _choose(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> str:
+    """Return the name of the row that is best on validation; among equals the cheapest."""
     if not val:
         raise DataError("the validation split has no labels, so nothing can be chosen; bring them")
     sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -240,9 +276,7 @@ def _choices(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> d
         terms = val[row["name"]][metric]
         return (sign * terms.value if terms else -np.inf, -row["models"])
 
-    single = [row for row in rows if row["kind"] == "member"]
-    best, member = max(rows, key=merit), max(single, key=merit)
-    return {"best": best["name"], "best_member": member["name"]}
+    return str(max(rows, key=merit)["name"])
 
 
 def _scores(

@@ -12,6 +12,7 @@ from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
 from polyfuse.inference import predict
+from polyfuse.members import with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
@@ -91,10 +92,11 @@ class Run:
             DataError: inputs that do not fit the run.
         """
         plan = _plan_of(self, recipe)
-        population = self.population
-        index = population.index
         row = self.scoreboard.row(fusion or self.scoreboard.best)
-        if row["kind"] != "member" and row["name"] not in {**plan.fusions, **plan.soups}:
+        population = with_averages_of(row, self.population)
+        index = population.index
+        fusions = {with_average(n, row.get("average")): f for n, f in plan.fusions.items()}
+        if row["kind"] != "member" and row["name"] not in {**fusions, **plan.soups}:
             raise RunError(
                 f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
                 f"{printable(row['name'])}; run the recipe again to rebuild it"
@@ -106,7 +108,7 @@ class Run:
             chosen = (m for m in population.members if m.index in row["members"])
             models = [member.model(plan.factory) for member in chosen]
         logits = np.stack([predict(model, split) for model in models])
-        combiner = plan.fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
+        combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
         return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -132,6 +134,16 @@ def answers(prediction: Any, blank: int | None) -> list[str]:
         return strings(prediction, blank=blank)
     classes = prediction if prediction.dtype.kind in "iu" else prediction.argmax(-1)
     return [str(c) for c in classes.tolist()]
+
+
+def with_averages_of(row: Mapping[str, Any], population: Population) -> Population:
+    """Return the members with the weights that a row of the scoreboard has them with.
+
+    Example:
+        >>> with_averages_of({"name": "member 0"}, Population(Path("RUN"), ())).averages
+        ()
+    """
+    return population.averaged(row["average"]) if "average" in row else population
 
 
 def check_record(root: Path, record: Any) -> None:

@@ -19,9 +19,10 @@ from polyfuse.data.base import Splits
 from polyfuse.determinism import seeded
 from polyfuse.errors import RecipeError, RunError, printable
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
+from polyfuse.members import with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
-from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record
+from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
@@ -121,7 +122,8 @@ def write_submission(population: Population, board: Scoreboard) -> None:
     """
     row = board.row(board.best)
     if row["kind"] == "member":
-        (member,) = (m for m in population.members if m.index in row["members"])
+        members = with_averages_of(row, population).members
+        (member,) = (m for m in members if m.index in row["members"])
         read = mean_probability(member.predictions("test")[None])
     else:
         read = population.fused(row["name"], "test")
@@ -255,7 +257,8 @@ def _compare(
         )
     with contextlib.suppress(RunError):  # missing or damaged: made again
         board = read_scoreboard(population.path)
-        names = [*plan.fusions, *plan.soups]
+        averages = [None, *plan.options.averaging]
+        names = [with_average(name, a) for a in averages for name in plan.fusions] + [*plan.soups]
         records = [population.path / "fusions" / name / "fusion.json" for name in names]
         made_of = board.document.get("population")
         if made_of == population.fingerprint() and all(record.is_file() for record in records):

@@ -4,46 +4,37 @@ Each part names a function out of one visible dict (`MODELS`, `DATASETS`, ...) o
 the user names, their own as `package.module:function`; its options are that function's parameters.
 """
 
-import importlib
 import inspect
 import math
-import os
-import sys
-import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field
 
+from polyfuse.averaging import RULES, Timing
 from polyfuse.compare import FUSIONS
 from polyfuse.data import DATASETS
 from polyfuse.data.augment import AUGMENTATIONS
 from polyfuse.errors import PolyfuseError, printable
-from polyfuse.fit import FitOptions
+from polyfuse.fit import FitOptions, Maker, timed
 from polyfuse.losses import LOSSES
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
+from polyfuse.recipes.components import (
+    STRICT,
+    Kind,
+    Trusted,
+    component,
+    resolve,
+    schema_of,
+    validated,
+)
 from polyfuse.recipes.soups import SOUPS
-from polyfuse.recipes.source import Path_, Source, unknown
+from polyfuse.recipes.source import Path_, Source
 from polyfuse.schedules import SCHEDULES
 from polyfuse.training import STRATEGIES
-
-Trusted = bool | Collection[str]  # all names of code, none, or these
-
-
-class Kind(NamedTuple):
-    """One kind of function a recipe names.
-
-    Attributes:
-        known: by name.
-        given: how many leading parameters the caller fills, so that they are no options.
-    """
-
-    known: Mapping[str, Callable[..., Any]]
-    given: int
-
 
 KINDS = {
     "data": Kind(DATASETS, 0),
@@ -53,28 +44,29 @@ KINDS = {
     "fit.schedule": Kind(SCHEDULES, 2),
     "fit.loss": Kind(LOSSES, 2),
     "fit.augmentation": Kind(AUGMENTATIONS, 2),
+    "averaging": Kind(RULES, 0, also=get_type_hints(Timing)),
     "fusions": Kind(FUSIONS, 1),
     "soups": Kind(SOUPS, 1),
 }
 LISTS: dict[str, list[Any]] = {"fusions": ["mean_probability"], "soups": []}  # and their defaults
-_STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
 class _Scoreboard(BaseModel):
-    model_config = _STRICT
+    model_config = STRICT
     replicates: int = Field(default=2000, ge=1)
 
 
 class _Recipe(BaseModel):
     """The outline; what stands in `Any` is checked against a function's signature."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: str = Field(pattern=r"^[^./\\\\][^/\\\\]*$")  # it names the RUN folder
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     data: Any
     model: Any
     training: Any
     fit: Any = {}
+    averaging: Any = {}
     fusions: list[Any] = ["mean_probability"]
     soups: list[Any] = []
     scoreboard: Any = {}
@@ -127,14 +119,14 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         20
     """
     _refuse_infinite(source, source.tree, ())
-    outline = _validated(_Recipe, source.tree, (), source)
-    scoreboard = _validated(_Scoreboard, source.tree.get("scoreboard", {}), ("scoreboard",), source)
+    outline = validated(_Recipe, source.tree, (), source)
+    scoreboard = validated(_Scoreboard, source.tree.get("scoreboard", {}), ("scoreboard",), source)
     found = {
-        key: _component(source, tuple(key.split(".")), kind, trusted)
+        key: component(source, tuple(key.split(".")), kind, trusted)
         for key, kind in KINDS.items()
-        if key not in LISTS
+        if key not in LISTS and key != "averaging"
     }
-    options = _fit_options(source, found)
+    options = _fit_options(source, found, _averages(source, trusted))
     fusions, soups = _listed(source, trusted)
     if not source.faults:
         _try(source, found["model"], options)
@@ -155,143 +147,51 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     )
 
 
-def _component(source: Source, path: Path_, kind: Kind, trusted: Trusted) -> Any:
-    """Resolve what stands at a path to a function with its options; None where there is none."""
-    spec: Any = source.tree
-    for key in path:
-        spec = spec.get(key) if isinstance(spec, dict) else None
-    if spec is None:  # a missing part is the outline's fault, or has a default
-        if path[0] in source.tree and len(path) == 1:
-            source.blame(path, "is empty; name one: " + ", ".join(kind.known))
-        return None
-    return resolve(source, path, spec, kind, trusted)
-
-
-def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: Trusted) -> Any:
-    """Turn `name` or `{name: ..., option: ...}` into a function with its options filled in.
-
-    Returns:
-        A callable, or None where there were faults; they are added to the source.
-
-    Example:
-        >>> from polyfuse.recipes.source import parse
-        >>> source = parse("model: {name: mlp, inputs: 4, classes: 3}", "mine.yaml")
-        >>> resolve(source, ("model",), source.tree["model"], KINDS["model"], True).keywords
-        {'inputs': 4, 'classes': 3}
-    """
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        source.blame(path, f"expected a name, or a mapping with one; got {printable(spec)}")
-        return None
-    function = _function(source, (*path, "name"), spec["name"], kind, trusted)
-    if function is None:
-        return None
-    options = {key: value for key, value in spec.items() if key != "name"}
-    schema = _schema_of(function, kind.given)
-    valid = _validated(schema, options, path, source, of=spec["name"])
-    return None if valid is None else partial(function, **options)
-
-
-def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: Trusted) -> Any:
-    if name in kind.known:
-        return kind.known[name]
-    if ":" not in name:
-        source.blame(path, unknown(name, list(kind.known)) + ", or package.module:function")
-        return None
-    if trusted is not True and name not in (trusted or ()):
-        source.blame(
-            path,
-            f"'{printable(name)}' names code, which runs only from a recipe that you name "
-            "yourself: add --recipe FILE, a recipe that has this name, too",
-        )
-        return None
-    module, _, attribute = name.partition(":")
-    try:
-        function = _imported(module, attribute)
-    except Exception as error:  # a user's module may raise anything
-        fact = f"{printable(error)} ({type(error).__name__})"
-        source.blame(path, f"cannot import '{printable(name)}': {fact}")
-        return None
-    if not callable(function):
-        source.blame(path, f"'{printable(name)}' is a {type(function).__name__}, not a function")
-        return None
-    return function
-
-
-def _imported(module: str, attribute: str) -> Any:
-    here = os.getcwd()  # the user's own modules lie where they work; workers get this path, too
-    if here not in sys.path:
-        sys.path.append(here)
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _schema_of(
-    function: Callable[..., Any], given: int, leave: frozenset[str] = frozenset()
-) -> Any:
-    """Return a pydantic model of a function's options: its parameters after those `given`."""
-    target = function.__init__ if inspect.isclass(function) else function
-    hints = _hints(target)
-    shape: dict[str, Any] = {}
-    extra: typing.Literal["allow", "forbid"] = "forbid"
-    for parameter in list(inspect.signature(function).parameters.values())[given:]:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        hint = hints.get(parameter.name, Any)
-        if parameter.name in leave:
-            hint = Any
-        elif typing.get_origin(hint) is Callable:
-            continue  # not for recipes, such as a progress callback
-        default = ... if parameter.default is parameter.empty else parameter.default
-        shape[parameter.name] = (hint, default)
-    return create_model("Options", __config__=ConfigDict(**{**_STRICT, "extra": extra}), **shape)
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target)
-    except (NameError, TypeError, AttributeError):  # a user's function may hint what it likes
+def _averages(source: Source, trusted: Trusted) -> dict[str, Maker]:
+    """Resolve the averages that a recipe names: by default, the name is that of a rule."""
+    given = source.tree.get("averaging") or {}
+    if not isinstance(given, dict):
+        got = f"{printable(given)}; for example {{ema: {{decay: 0.999}}}}"
+        source.blame(("averaging",), f"expected a mapping of averages, got {got}")
         return {}
+    made = {name: _average(source, name, spec, trusted) for name, spec in given.items()}
+    return {name: maker for name, maker in made.items() if maker is not None}
 
 
-def _validated(schema: Any, data: Any, path: Path_, source: Source, of: str = "") -> Any:
-    """Validate data; faults go to the source, and None is returned where there are any."""
-    if not isinstance(data, dict):
-        source.blame(path, f"expected a mapping of options, got {printable(data)}")
+def _average(source: Source, name: str, spec: Any, trusted: Trusted) -> Maker | None:
+    """Resolve one average: its rule with its options, and the times of its updates."""
+    path: Path_ = ("averaging", name)
+    if spec is None or isinstance(spec, dict):
+        spec = {"name": name, **(spec or {})}
+    kind = KINDS["averaging"]
+    found = resolve(source, path, spec, kind, trusted)
+    if found is None:
         return None
+    times = {key: value for key, value in found.keywords.items() if key in kind.also}
+    options = {key: value for key, value in found.keywords.items() if key not in times}
+    maker = partial(timed, partial(found.func, **options), **times)
     try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            _translate(fault, schema, path, source, of)
+        maker()
+    except Exception as error:  # a user's rule may raise anything
+        keys = [key for key in found.keywords if str(error).startswith(f"{key}=")]
+        odd = not isinstance(error, PolyfuseError)
+        fact = f"cannot be built: {type(error).__name__}: " if odd else ""
+        source.blame((*path, *keys), f"{fact}{printable(error)}")
         return None
+    return maker
 
 
-def _translate(fault: Any, schema: Any, path: Path_, source: Source, of: str) -> None:
-    # A union's faults carry the member's type after the key, which says nothing to a person.
-    here = (*path, *fault["loc"][:1])
-    if fault["type"] == "missing":
-        source.blame(here, "is required" + (f" by {of}" if of else ""))
-    elif fault["type"] == "extra_forbidden":
-        names = list(schema.model_fields)
-        source.blame(here, unknown(str(fault["loc"][-1]), names))
-    elif fault["type"] == "string_pattern_mismatch":
-        got = printable(repr(fault["input"]))
-        source.blame(here, f"names a folder, so it has no slash and no dot in front; got {got}")
-    else:
-        got = printable(repr(fault["input"]))
-        message = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
-        source.blame(here, f"{message}; got {got}")
-
-
-def _fit_options(source: Source, found: Mapping[str, Any]) -> FitOptions:
+def _fit_options(
+    source: Source, found: Mapping[str, Any], averages: Mapping[str, Maker]
+) -> FitOptions:
     """Check the plain options of `fit` and put the resolved functions in."""
     given = source.tree.get("fit") or {}
     parts = frozenset(key.removeprefix("fit.") for key in KINDS if key.startswith("fit."))
-    schema = _schema_of(FitOptions, 0, leave=parts)
-    _validated(schema, given, ("fit",), source)
+    schema = schema_of(FitOptions, 0, leave=parts, without=("averaging",))
+    if isinstance(given, dict) and "averaging" in given:
+        source.blame(("fit", "averaging"), "stands beside fit, not in it; move it to the left")
+        given = {key: value for key, value in given.items() if key != "averaging"}
+    validated(schema, given, ("fit",), source)
     if not isinstance(given, dict):
         return FitOptions()
     faulty = {fault.key for fault in source.faults}
@@ -299,10 +199,13 @@ def _fit_options(source: Source, found: Mapping[str, Any]) -> FitOptions:
     plain = {key: value for key, value in usable.items() if key not in parts}
     resolved = {part: found[f"fit.{part}"] for part in parts if found[f"fit.{part}"] is not None}
     try:
-        return FitOptions(**plain, **resolved)
+        return FitOptions(**plain, **resolved, averaging=averages)
     except PolyfuseError as error:
-        names = [f.name for f in fields(FitOptions) if str(error).startswith(f.name)]
-        source.blame(("fit", *names), str(error))
+        if str(error).startswith("averaging: "):
+            source.blame(("averaging",), str(error).removeprefix("averaging: "))
+        else:
+            names = [f.name for f in fields(FitOptions) if str(error).startswith(f.name)]
+            source.blame(("fit", *names), str(error))
         return FitOptions()
 
 

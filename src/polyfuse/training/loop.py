@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from polyfuse import durable
 from polyfuse.combine import mean_probability
@@ -176,13 +176,14 @@ def _resume_file(root: Path, index: int) -> Path:
 
 
 def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) -> None:
-    model.load_state_dict(fitted.state)
-    splits = task.splits
     start = task.options.start
-    logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
     # The weights it started from may have seen any row, so nothing is out of its fold for sure.
     unseen = job.held_out[:0] if start else job.held_out
-    logits["train"] = _out_of_fold(model, splits.train, unseen, logits["val"].shape[1:])
+    logits = _logits(model, fitted.state, task.splits, unseen)
+    averages = {
+        name: (kept.state, _logits(model, kept.state, task.splits, unseen))
+        for name, kept in fitted.averages.items()
+    }
     record = {
         "index": job.index,
         **job.facts,
@@ -192,15 +193,33 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         "fingerprint": fitted.fingerprint,
         **({"start": digest_of(start)} if start else {}),
         "best_epoch": fitted.best_epoch,
-        "scores": _scores(logits, splits),
+        "scores": _scores(logits, task.splits),
         "history": fitted.history,
     }
+    if averages:
+        record["averages"] = {
+            name: {
+                "best_epoch": fitted.averages[name].best_epoch,
+                "scores": _scores(said, task.splits),
+            }
+            for name, (_, said) in averages.items()
+        }
     rows: Mapping[str, Rows] = {
         "learned": job.learn,
         "stopped": job.stop,
         "held_out": job.held_out,
     }
-    write_member(root, record, fitted.state, logits, rows)
+    write_member(root, record, fitted.state, logits, rows, averages)
+
+
+def _logits(
+    model: nn.Module, state: Mapping[str, Tensor], splits: Splits, unseen: Rows
+) -> dict[str, NDArray[np.float32]]:
+    """Return logits by split with these weights; on train of the rows that are out of fold."""
+    model.load_state_dict(state)
+    logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
+    logits["train"] = _out_of_fold(model, splits.train, unseen, logits["val"].shape[1:])
+    return logits
 
 
 def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[str, Any]:

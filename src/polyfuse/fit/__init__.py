@@ -3,11 +3,10 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,83 +16,28 @@ from polyfuse.checkpoints import safetensors
 from polyfuse.data.base import Rows, Split
 from polyfuse.determinism import seeded, threads
 from polyfuse.errors import CheckpointError, TrainingError
+from polyfuse.fit.base import Accelerator, FitOptions, Maker, Notify, Precision, silent, timed
+from polyfuse.fit.tracked import STATISTICS_ROWS, Inputs, Kept, Tracked
 from polyfuse.inference import PREDICT_BATCH, check_labels, evaluating
-from polyfuse.losses import cross_entropy
-from polyfuse.optimizers import adamw
-from polyfuse.schedules import cosine
-from polyfuse.start import begin, digest_of
+from polyfuse.start import begin
 from polyfuse.statedict import flatten, unflatten
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Notify = Callable[[float, float, str], None]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
-Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
-
-
-def silent(done: float, total: float, note: str = "") -> None:
-    """Report progress to nobody.
-
-    Example:
-        >>> silent(1, 2)
-    """
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How a member is trained.
-
-    Attributes:
-        epochs: at most so many passes over the learning rows.
-        batch_size: rows a step (epochs are divided evenly, so no batch is tiny).
-        optimizer: maps parameters to a torch optimiser.
-        schedule: `(step, total steps) -> factor` of the optimiser's learning rate.
-        loss: `(logits, labels) -> scalar`.
-        augmentation: `(inputs, generator) -> inputs` on a training batch, or None.
-        patience: epochs without a lower stopping loss before training ends; None trains all.
-        accumulate: batches a step of the optimiser.
-        clip: largest gradient norm, or None.
-        precision: Lightning Fabric's, for example "32-true", "bf16-mixed", "16-mixed".
-        accelerator: Lightning Fabric's: "auto", "cpu", "cuda", "mps".
-        threads: CPU threads of one member; the same numbers need the same threads.
-        start: checkpoint whose weights every member begins with; None keeps those it is made with.
-
-    Example:
-        >>> FitOptions(epochs=3).batch_size
-        64
-    """
-
-    epochs: int = 20
-    batch_size: int = 64
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw
-    schedule: Callable[[int, int], float] = cosine
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
-    augmentation: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    patience: int | None = None
-    accumulate: int = 1
-    clip: float | None = None
-    precision: Precision = "32-true"
-    accelerator: Accelerator = "auto"
-    threads: int = 1
-    start: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot train anything."""
-        for name in ("epochs", "batch_size", "patience", "accumulate", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise TrainingError(f"{name}={value}; it must be 1 or more")
-        if self.clip is not None and not self.clip > 0:
-            raise TrainingError(f"clip={self.clip}; it must be more than 0, or null")
-
-    def fingerprint(self) -> str:
-        """Return text that differs where the options would train differently."""
-        shown = {f.name: _describe(getattr(self, f.name)) for f in fields(self)}
-        del shown["start"]  # told by its contents, and only where there is one
-        if self.start is not None:
-            shown["start"] = digest_of(self.start)
-        return ", ".join(f"{name}={value}" for name, value in shown.items())
+__all__ = [
+    "Accelerator",
+    "FitOptions",
+    "Fitted",
+    "Kept",
+    "Maker",
+    "Notify",
+    "OutOfTime",
+    "Precision",
+    "fit_member",
+    "silent",
+    "timed",
+]
 
 
 class Fitted(NamedTuple):
@@ -102,14 +46,17 @@ class Fitted(NamedTuple):
     Attributes:
         state: weights of the best epoch, on the CPU.
         best_epoch: from 1.
-        history: one dict an epoch: epoch, rate, loss, stopping_loss.
+        history: one dict an epoch: epoch, rate, loss, stopping_loss, and NAME_stopping_loss of
+            each average that has begun.
         fingerprint: a SHA-256 over all that decides the weights: data, rows, options, seed.
+        averages: by name, each as it was in its own best epoch.
     """
 
     state: dict[str, Tensor]
     best_epoch: int
     history: list[dict[str, float]]
     fingerprint: str
+    averages: Mapping[str, Kept]
 
 
 class OutOfTime(Exception):
@@ -172,7 +119,8 @@ def fit_member(
             run.save(resume)
             last = run.history[-1]
             notify(len(run.history), options.epochs, f"loss {last['stopping_loss']:.3f}")
-    return Fitted(run.best, run.best_epoch, run.history, run.key)
+    kept = run.tracked.kept() if run.tracked else {}
+    return Fitted(run.best, run.best_epoch, run.history, run.key, kept)
 
 
 class _Training:
@@ -199,13 +147,32 @@ class _Training:
         self.best: dict[str, Tensor] = {}
         self.best_loss = math.inf
         self.best_epoch = 0
+        self.tracked = self._tracked() if options.averaging else None
+
+    def _tracked(self) -> Tracked:
+        steps = math.ceil(self._batches() / self.options.accumulate) * self.options.epochs
+        rules, inputs = self.options.rules(), self._some_inputs()
+        return Tracked(self.bare, rules, steps, inputs, self.fabric.autocast)
+
+    def _some_inputs(self) -> Inputs:
+        rows = self.learn
+        if len(rows) > STATISTICS_ROWS:
+            rows = np.sort(np.random.default_rng(self.seed).choice(rows, STATISTICS_ROWS, False))
+        convert = self.fabric.strategy.precision.convert_input
+        return Inputs(self.split, rows, lambda batch: convert(self.fabric.to_device(batch)))
+
+    def _batches(self) -> int:
+        return math.ceil(len(self.learn) / self.options.batch_size)
 
     def unfinished(self) -> bool:
-        """Tell whether another epoch is due."""
+        """Tell whether another epoch is due; patience ends only once all averages have begun."""
         done = len(self.history)
         waited = done - self.best_epoch
         patience = self.options.patience
-        return done < self.options.epochs and (patience is None or waited < patience or done == 0)
+        waits = patience is None or waited < patience or done == 0
+        return done < self.options.epochs and (
+            waits or (self.tracked is not None and not self.tracked.begun())
+        )
 
     def epoch(self) -> None:
         """Train for one epoch, evaluate, and keep the weights if they are the best so far."""
@@ -218,13 +185,15 @@ class _Training:
             self.best = {k: v.detach().cpu().clone() for k, v in self.bare.state_dict().items()}
         rate = self.optimizer.param_groups[0]["lr"]
         facts = {"epoch": number + 1, "rate": rate, "loss": loss, "stopping_loss": stopping}
+        if self.tracked:
+            facts |= self.tracked.epoch(self._evaluate)
         self.history.append(facts)
 
     def _learn(self, number: int) -> float:
         """Take the steps of one epoch; return the mean training loss."""
         options = self.options
         order = np.random.default_rng([self.seed, number]).permutation(self.learn)
-        batches = np.array_split(order, math.ceil(len(order) / options.batch_size))
+        batches = np.array_split(order, self._batches())
         generator = torch.Generator().manual_seed(torch.initial_seed())
         steps = math.ceil(len(batches) / options.accumulate)
         self.model.train()
@@ -237,6 +206,9 @@ class _Training:
             total += self._finite(float(loss.detach()), number) * len(rows)
             if last:
                 self._step(number * steps + i // options.accumulate, steps * options.epochs)
+                if self.tracked:
+                    first = i - i % options.accumulate
+                    self.tracked.step(sum(map(len, batches[first : i + 1])))
         return total / len(order)
 
     def _share(self, i: int, batches: int) -> int:
@@ -302,6 +274,8 @@ class _Training:
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
         }
+        if self.tracked:
+            tree["averages"] = self.tracked.state()
         tensors, skeleton = flatten(tree)
         safetensors.write(path, tensors, note={"key": self.key, "skeleton": skeleton})
 
@@ -322,6 +296,8 @@ class _Training:
         self.fabric.strategy.precision.load_state_dict(tree["scaler"])
         self.best, self.history = tree["best"], tree["history"]
         self.best_loss, self.best_epoch = tree["best_loss"], tree["best_epoch"]
+        if self.tracked:
+            self.tracked.restore(tree["averages"])
 
     def _match_layout(self) -> None:
         """Lay the optimiser's tensors out as their parameters: other strides round differently."""
@@ -353,12 +329,3 @@ def _fabric(options: FitOptions) -> "Fabric":
             f"Lightning Fabric refuses accelerator={options.accelerator!r}, "
             f"precision={options.precision!r}: {error}"
         ) from error
-
-
-def _describe(value: Any) -> str:
-    """Describe an option by what it is, not where it lies in memory."""
-    if hasattr(value, "func"):  # functools.partial
-        return f"{_describe(value.func)}({sorted(value.keywords.items())}, {value.args})"
-    if callable(value):
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return repr(value)
