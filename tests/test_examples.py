@@ -3,20 +3,28 @@
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+WORDS = {"averaging.py": ["--quick"]}
+SHOWN = {"own_model.py": "mean_probability", "averaging.py": "Helped"}
+LEFT = {"own_model.py": "runs", "averaging.py": "averaging.svg"}
+
+
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(script, tmp_path):
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    words = [sys.executable, script, *WORDS.get(script.name, ())]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "mean_probability" in done.stdout  # the scoreboard
-    assert (tmp_path / "runs").is_dir()
+    assert SHOWN[script.name] in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [LEFT[script.name]]
+    for picture in tmp_path.glob("*.svg"):
+        assert len(list(ElementTree.parse(picture).iter(f"{SVG}polyline"))) == 2 * 5
 
 
 def test_own_model_is_twenty_lines():
