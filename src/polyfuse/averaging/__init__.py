@@ -1,5 +1,6 @@
 """Running averages of weights while a model trains: rules, many in one pass, and as a module."""
 
+from polyfuse.averaging.averaged_model import AveragedModel
 from polyfuse.averaging.averages import Averages
 from polyfuse.averaging.base import AveragingRule, Moment, Timing
 from polyfuse.averaging.rules import (
@@ -19,6 +20,7 @@ from polyfuse.averaging.rules import (
 
 __all__ = [
     "RULES",
+    "AveragedModel",
     "Averages",
     "AveragingRule",
     "Moment",

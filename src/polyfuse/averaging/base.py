@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polyfuse.errors import PolyfuseError
+from polyfuse.errors import PolyfuseError, did_you_mean, printable
+
+POLICIES = ("error", "warn", "ignore")  # about NaN and infinity in the weights
 
 
 class Moment(NamedTuple):
@@ -70,6 +72,7 @@ class AveragingRule(NamedTuple):
             `average + weight * (current - average)`.
         value: `(average, n) -> tensor`, where a rule keeps more than the average: what it comes
             to after update n. By default `average` itself.
+        window: how many updates a rule keeps that averages the last ones.
         timing: when updates are due.
     """
 
@@ -79,6 +82,7 @@ class AveragingRule(NamedTuple):
     update: Callable[[Tensor, Tensor, Moment], Tensor]
     weight: Callable[[Moment], float] | None = None
     value: Callable[[Tensor, int], Tensor] | None = None
+    window: int = 0
     timing: Timing = Timing()
 
     def timed(self, **timing: Any) -> "AveragingRule":
@@ -152,6 +156,36 @@ def number(name: str, value: Any, expected: str, fits: Callable[[float], bool]) 
     if not (is_number and math.isfinite(value) and fits(value)):
         raise PolyfuseError(f"{name}={value!r}; type {expected}")
     return float(value)
+
+
+def check_options(
+    rules: Mapping[str, AveragingRule], dtype: Any, nonfinite: str, looks: int
+) -> None:
+    """Refuse options of `Averages` that make no sense, all at once.
+
+    Raises:
+        PolyfuseError: it lists them.
+
+    Example:
+        >>> check_options({}, None, "error", 1)
+        Traceback (most recent call last):
+        polyfuse.errors.PolyfuseError: no rules; give at least one, as {'ema': ema(0.999)}
+    """
+    faults = [] if rules else ["no rules; give at least one, as {'ema': ema(0.999)}"]
+    faults += [
+        f"'{printable(name)}' is a {type(rule).__name__}; give a rule, as ema(0.999)"
+        for name, rule in rules.items()
+        if not isinstance(rule, AveragingRule)
+    ]
+    if dtype not in (None, torch.float32, torch.float64):
+        faults.append(f"dtype={dtype} is too coarse for an average; type float32 or float64")
+    if nonfinite not in POLICIES:
+        near = did_you_mean(str(nonfinite), POLICIES)
+        faults.append(f"nonfinite={printable(nonfinite)!r}{near}; known: {', '.join(POLICIES)}")
+    if not isinstance(looks, int) or looks < 1:
+        faults.append(f"looks={looks!r}; type a whole number from 1")
+    if faults:
+        raise PolyfuseError("; ".join(faults))
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -1,4 +1,4 @@
-"""The rules of averaging by name: EMA and its warm-ups, SWA, T-ADEMA, power-EMA, LAWA, half-life."""
+"""The rules of averaging by name: EMA with warm-ups, SWA, T-ADEMA, power-EMA, LAWA, half-life."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -204,13 +204,13 @@ def half_life(
     if len(given) != 1:
         raise PolyfuseError("half_life takes one of steps, samples and tokens")
     [(unit, half)] = given.items()
-    number(unit, half, "a number above 0", lambda h: h > 0)
+    life = number(unit, half, "a number above 0", lambda h: h > 0)
 
     def weight(moment: Moment) -> float:
         seen = {"steps": moment.since, "samples": moment.samples, "tokens": moment.tokens}[unit]
         if seen is None:
             raise PolyfuseError(f"half_life({unit}=...) needs update({unit}=...) at every step")
-        return 1 - float(0.5 ** (seen / half))
+        return 1 - float(0.5 ** (seen / life))
 
     return linear("half_life", given, weight)
 
@@ -246,9 +246,9 @@ def lawa(k: int = 6) -> AveragingRule:
         return kept
 
     def value(kept: Tensor, n: int) -> Tensor:
-        return kept[: n + 1].mean(0)
+        return kept[: n + 1].double().mean(0).to(kept)
 
-    return AveragingRule("lawa", {"k": count}, init, update, None, value)
+    return AveragingRule("lawa", {"k": count}, init, update, value=value, window=count)
 
 
 def custom(

@@ -1,19 +1,23 @@
-"""The memory of averages, and the pass over it: each value of a model is read once for all of them.
+"""The memory of averages, and the pass over it: a model's values are read once for all of them.
 
-All tensors of one average lie one after the other in one flat tensor a dtype and device, so an
-update is a few long operations. A model's values come in chunks that stay in the cache while every
-average takes them in; small tensors are gathered first, and so are those of another dtype.
+All tensors of an average lie one after the other in one flat tensor a dtype and device. A model's
+values come in runs: one long list for one average; for several, chunks that stay in the cache while
+each average takes them in. Values of another dtype, or that lie scattered, are gathered first, a
+chunk at a time.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Elements that are read at once: with their average, they fit a core's cache.
+# Elements that are read at once where several averages take them in, or where they are gathered.
+# On a CPU they and their averages fit the caches; elsewhere a launch costs more than a cache saves.
 CHUNK = 1 << 17
+FAR_CHUNK = 1 << 24
+WHOLE = 1 << 62
 
 
 class Bucket(NamedTuple):
@@ -24,7 +28,7 @@ class Bucket(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where a tensor lies in flat memory: its elements in the order they have in its own."""
+    """Where a tensor lies in flat memory, its elements in the order of its own memory."""
 
     bucket: Bucket
     start: int
@@ -32,31 +36,31 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def of(self, flat: Tensor) -> Tensor:
-        """Return the tensor in flat memory."""
-        return flat[self.start : self.stop].as_strided(
-            self.shape, self.stride, flat.storage_offset() + self.start
-        )
-
 
 class Run(NamedTuple):
     """Values that are read at once.
 
     Attributes:
         bucket: of their averages.
-        start: of their averages in flat memory.
-        stop: likewise.
-        parts: the model's memory, one after the other.
-        names: of the tensors that the parts belong to.
-        gathered: they have to be brought together, or to another dtype or device.
+        start: where their averages begin in flat memory.
+        stop: where they end.
+        direct: they can be read where they are; else they are gathered.
+        parts: the model's memory; flat, but for tensors that lie scattered.
     """
 
     bucket: Bucket
     start: int
     stop: int
+    direct: bool
     parts: list[Tensor]
-    names: list[str]
-    gathered: bool
+
+
+class Share(NamedTuple):
+    """What one average takes of the values: `row += weight * (values - row)`."""
+
+    shadow: "Shadow"
+    row: int
+    weight: float
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -71,6 +75,16 @@ def local(tensor: Tensor) -> Tensor:
     return torch.view_as_real(own) if own.is_complex() else own
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to average in: fp32 at least, for a 16-bit average soon stands still.
+
+    Example:
+        >>> wide(torch.bfloat16), wide(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return dtype if dtype.itemsize >= 4 else torch.float32
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Tell whether a tensor's elements fill its memory, each place once, in whatever order.
 
@@ -82,7 +96,7 @@ def is_dense(tensor: Tensor) -> bool:
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:
             return False
-        expected *= size if size > 1 else 1
+        expected *= max(size, 1)
     return True
 
 
@@ -92,9 +106,9 @@ def lay_out(
     """Return where the averages of tensors go.
 
     Args:
-        tensors: local ones.
-        device: for all averages; by default each where its tensor is.
-        dtype: for all averages; by default that of the tensor, but fp32 at least.
+        tensors: local ones, by name.
+        device: of all averages; by default each is where its tensor is.
+        dtype: of all averages; by default that of the tensor, but fp32 at least.
 
     Example:
         >>> slots = lay_out({"a": torch.zeros(2), "b": torch.zeros(3)}, None, None)
@@ -104,8 +118,7 @@ def lay_out(
     ends: dict[Bucket, int] = {}
     slots = {}
     for name, tensor in tensors.items():
-        wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
-        bucket = Bucket(device or tensor.device, wide)
+        bucket = Bucket(device or tensor.device, dtype or wide(tensor.dtype))
         start = ends.get(bucket, 0)
         ends[bucket] = start + tensor.numel()
         stride = tensor.stride() if is_dense(tensor) else _packed(tensor.shape)
@@ -123,16 +136,17 @@ class Shadow:
 
     Args:
         slots: where its tensors lie.
-        rows: how often; more than once where a rule keeps several.
+        rows: how often; a rule that averages the last k values keeps k.
     """
 
     def __init__(self, slots: Mapping[str, Slot], rows: int = 1) -> None:
         """Allocate, and fill with zeros."""
         self.slots = slots
+        self.rows = rows
         sizes: dict[Bucket, int] = {}
         for slot in slots.values():
             sizes[slot.bucket] = max(sizes.get(slot.bucket, 0), slot.stop)
-        self.flats = {
+        self._flats = {
             bucket: torch.zeros(rows, size, dtype=bucket.dtype, device=bucket.device)
             for bucket, size in sizes.items()
         }
@@ -140,66 +154,172 @@ class Shadow:
     def view(self, name: str, row: int = 0) -> Tensor:
         """Return a tensor of the average; it shares the memory."""
         slot = self.slots[name]
-        return slot.of(self.flats[slot.bucket][row])
+        flat = self._flats[slot.bucket][row]
+        start = flat.storage_offset() + slot.start
+        return flat.as_strided(slot.shape, slot.stride, start)
 
-    def piece(self, run: Run, row: int = 0) -> Tensor:
+    def views(self, name: str) -> Tensor:
+        """Return all rows of a tensor, `(rows, ...)`."""
+        return torch.stack([self.view(name, row) for row in range(self.rows)])
+
+    def piece(self, run: Run, row: int) -> Tensor:
         """Return the flat memory that takes in the values of a run."""
-        return self.flats[run.bucket][row, run.start : run.stop]
+        return self._flats[run.bucket][row, run.start : run.stop]
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Tell whether tensors could have their values in this memory."""
+        found = {name: local(tensor) for name, tensor in tensors.items()}
+        return found.keys() == self.slots.keys() and all(
+            ((t.device, t.dtype), t.shape, t.stride()) == (slot.bucket, slot.shape, slot.stride)
+            for t, slot in ((found[name], slot) for name, slot in self.slots.items())
+        )
+
+    def copy(self, other: "Shadow") -> None:
+        """Take over the values of another one, laid out in another way."""
+        for name in self.slots:
+            for row in range(self.rows):
+                self.view(name, row).copy_(other.view(name, row))
 
 
-def runs_of(
-    tensors: Mapping[str, Tensor], slots: Mapping[str, Slot], chunk: int = CHUNK
-) -> list[Run]:
-    """Return what to read at once, for all tensors in the order they have in flat memory.
+class Feed:
+    """A model's values, to be read in runs.
 
     Args:
-        tensors: local ones.
+        tensors: local ones, by name; they are read, and in a swap written, where they are.
         slots: where their averages lie.
-        chunk: elements to read at once; about so many.
 
     Example:
-        >>> tensors = {"a": torch.zeros(5), "b": torch.zeros(2), "c": torch.zeros(2)}
-        >>> [run.names for run in runs_of(tensors, lay_out(tensors, None, None), chunk=4)]
-        [['a'], ['a', 'b'], ['c']]
+        >>> tensors = {"w": torch.ones(2)}
+        >>> shadow = Shadow(lay_out(tensors, None, None))
+        >>> Feed(tensors, shadow.slots).give([Share(shadow, row=0, weight=0.25)])
+        >>> shadow.view("w")
+        tensor([0.2500, 0.2500])
     """
-    runs: list[Run] = []
+
+    def __init__(self, tensors: Mapping[str, Tensor], slots: Mapping[str, Slot]) -> None:
+        """Remember where the values are; runs are made when first needed."""
+        self._tensors = tensors
+        self._slots = slots
+        self._runs: dict[int, list[Run]] = {}
+        self._pieces: dict[tuple[Shadow, int, int], list[list[Tensor]]] = {}
+        self._stages: dict[Bucket, Tensor] = {}
+
+    def give(self, shares: Sequence[Share]) -> None:
+        """Let averages take in the values, all in one pass."""
+        chunk = CHUNK if len(shares) > 1 else WHOLE
+        pieces = [self._taking(share.shadow, share.row, chunk) for share in shares]
+        for number, run in enumerate(self.runs(chunk)):
+            values = run.parts if run.direct else [self._gathered(run)]
+            for share, taking in zip(shares, pieces, strict=True):
+                mix(taking[number], values, share.weight)
+
+    def swap(self, shadow: Shadow, *, back: bool = False) -> None:
+        """Exchange the model's values and an average's, of one dtype, chunk by chunk.
+
+        Args:
+            shadow: of one row.
+            back: in the other order, which undoes a swap even where tensors overlap.
+        """
+        pairs = list(self._pairs(shadow))
+        for part, kept in reversed(pairs) if back else pairs:
+            held = part.to(kept.device, copy=True)
+            part.copy_(kept.view(part.shape))
+            kept.view(part.shape).copy_(held)
+
+    def same_dtype(self) -> bool:
+        """Tell whether all averages have the dtype of the model's tensors."""
+        return all(t.dtype == self._slots[n].bucket.dtype for n, t in self._tensors.items())
+
+    def runs(self, chunk: int) -> list[Run]:
+        """Return the runs of about so many elements, in the order of flat memory."""
+        if chunk not in self._runs:
+            self._runs[chunk] = list(_runs(self._tensors, self._slots, chunk))
+        return self._runs[chunk]
+
+    def _taking(self, shadow: Shadow, row: int, chunk: int) -> list[list[Tensor]]:
+        """Return what takes in the values of each run, cut as they come."""
+        key = (shadow, row, chunk)
+        if key not in self._pieces:
+            self._pieces[key] = [
+                [part for _, part in _cut(run, shadow, row)]
+                if run.direct
+                else [shadow.piece(run, row)]
+                for run in self.runs(chunk)
+            ]
+        return self._pieces[key]
+
+    def _pairs(self, shadow: Shadow) -> Iterator[tuple[Tensor, Tensor]]:
+        for run in self.runs(CHUNK):
+            yield from _cut(run, shadow, 0)
+
+    def _gathered(self, run: Run) -> Tensor:
+        """Return values in the dtype of their averages, one after the other."""
+        if run.bucket not in self._stages:
+            runs = (r for runs in self._runs.values() for r in runs)
+            size = max(r.stop - r.start for r in runs if r.bucket == run.bucket and not r.direct)
+            dtype, device = run.bucket.dtype, run.bucket.device
+            self._stages[run.bucket] = torch.empty(size, dtype=dtype, device=device)
+        values = self._stages[run.bucket][: run.stop - run.start]
+        places = zip(_split(values, run.parts), run.parts, strict=True)
+        torch._foreach_copy_([place.view(part.shape) for place, part in places], run.parts)
+        return values
+
+
+def mix(averages: list[Tensor], values: list[Tensor], weight: float) -> None:
+    """Move averages towards values, in place.
+
+    Example:
+        >>> average = torch.zeros(1)
+        >>> mix([average], [torch.ones(1)], 0.25)
+        >>> average
+        tensor([0.2500])
+    """
+    if weight == 1:  # also where the average is NaN
+        torch._foreach_copy_(averages, values)
+    elif weight:
+        torch._foreach_lerp_(averages, values, weight)
+
+
+def _runs(tensors: Mapping[str, Tensor], slots: Mapping[str, Slot], chunk: int) -> Iterator[Run]:
+    run: Run | None = None
     for name, slot in sorted(slots.items(), key=lambda item: (str(item[1].bucket), item[1].start)):
-        for start, part in _parts(tensors[name], slot, chunk):
+        tensor = tensors[name]
+        direct = (tensor.device, tensor.dtype) == slot.bucket and is_dense(tensor)
+        limit = _limit(slot.bucket, direct, chunk)
+        for start, part in _parts(tensor, slot, limit):
             stop = start + part.numel()
-            foreign = (part.device, part.dtype) != slot.bucket or part.dim() != 1
-            last = runs[-1] if runs else None
-            if last and last.bucket == slot.bucket and stop - last.start <= chunk:
-                joined = [*last.parts, part], [*last.names, name]
-                runs[-1] = Run(slot.bucket, last.start, stop, *joined, gathered=True)
-            elif start < stop:
-                runs.append(Run(slot.bucket, start, stop, [part], [name], foreign))
-    return runs
+            fits = run and (run.bucket, run.direct) == (slot.bucket, direct)
+            if run and fits and stop - run.start <= limit:
+                run.parts.append(part)
+                run = run._replace(stop=stop)
+            else:
+                if run:
+                    yield run
+                run = Run(slot.bucket, start, stop, direct, [part])
+    if run:
+        yield run
 
 
-def _parts(tensor: Tensor, slot: Slot, chunk: int) -> Iterator[tuple[int, Tensor]]:
+def _limit(bucket: Bucket, direct: bool, chunk: int) -> int:
+    if bucket.device.type == "cpu":
+        return chunk if direct else CHUNK
+    return WHOLE if direct else FAR_CHUNK
+
+
+def _parts(tensor: Tensor, slot: Slot, limit: int) -> Iterator[tuple[int, Tensor]]:
     """Yield a tensor's memory piece by piece, and where in flat memory each one belongs."""
-    if not (is_dense(tensor) and tensor.stride() == slot.stride):
+    if is_dense(tensor):
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        for start in range(0, tensor.numel(), limit):
+            yield slot.start + start, flat[start : start + limit]
+    elif tensor.numel():
         yield slot.start, tensor
-        return
-    flat = tensor.as_strided((tensor.numel(),), (1,))
-    for start in range(0, tensor.numel(), chunk):
-        yield slot.start + start, flat[start : start + chunk]
 
 
-def read(run: Run, stage: Tensor | None = None) -> Tensor:
-    """Return the values of a run, one after the other, in the dtype of their averages.
+def _cut(run: Run, shadow: Shadow, row: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return each part of a run with its piece of the average."""
+    return zip(run.parts, _split(shadow.piece(run, row), run.parts), strict=True)
 
-    Example:
-        >>> tensors = {"b": torch.zeros(2), "c": torch.ones(2)}
-        >>> [run] = runs_of(tensors, lay_out(tensors, None, None))
-        >>> read(run)
-        tensor([0., 0., 1., 1.])
-    """
-    if not run.gathered:
-        return run.parts[0]
-    flat = torch.empty(run.stop - run.start, dtype=run.bucket.dtype, device=run.bucket.device)
-    start = 0
-    for part in run.parts:
-        flat[start : start + part.numel()].view(part.shape).copy_(part)
-        start += part.numel()
-    return flat
+
+def _split(flat: Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch.split(flat, [part.numel() for part in parts])

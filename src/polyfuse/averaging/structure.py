@@ -1,10 +1,11 @@
 """The tensors of a model by name: wrappers set aside, shared ones once, changes noticed at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -128,7 +129,6 @@ def differences(
         titles: what to call the two in a message.
 
     Example:
-        >>> import torch
         >>> differences({"w": torch.ones(2)}, {"w": torch.ones(3)}, ("the average", "the model"))
         ["'w' has shape (2,) in the average and (3,) in the model"]
     """
@@ -161,30 +161,83 @@ class Watch:
 
     Walking a model by name takes as long as averaging a small one. So the modules' dictionaries are
     compared with what they held, object by object, and the tensors by address, shape and strides.
+
+    Args:
+        model: unwrapped.
+        tensors: those whose memory matters.
+        buffers: whether buffers matter, too; some models replace theirs at each step.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> watch = Watch(model, model.parameters())
+        >>> before = watch.unchanged()
+        >>> model.weight.data = torch.zeros(2, 1)
+        >>> before, watch.unchanged()
+        (True, False)
     """
 
-    def __init__(self, model: nn.Module, tensors: Sequence[Tensor]) -> None:
-        """Remember a model and those of its tensors whose memory matters."""
-        self._homes: list[Mapping[str, Any]] = []
+    def __init__(
+        self, model: nn.Module, tensors: Iterable[Tensor], *, buffers: bool = False
+    ) -> None:
+        """Remember what is there."""
+        homes: list[Mapping[str, Any]] = []
         for module in model.modules():
-            self._homes += [module._parameters, module._buffers, module._modules]
-        self._keys = list(chain.from_iterable(self._homes))
-        self._held = self._values()
+            homes += [module._parameters, module._modules]
+            homes += [module._buffers] if buffers else []
+        self._homes = homes
+        self._keys = list(chain.from_iterable(homes))
+        self._values = self._now()
         self._tensors = list(tensors)
-        self._where = self._places()
+        self._places = self._where()
 
     def unchanged(self) -> bool:
         """Tell whether nothing was added, taken away, replaced, moved or reshaped."""
-        values = self._values()
+        values = self._now()
         return (
-            len(values) == len(self._held)
-            and all(map(is_, values, self._held))
+            len(values) == len(self._values)
+            and all(map(is_, values, self._values))
             and list(chain.from_iterable(self._homes)) == self._keys
-            and self._places() == self._where
+            and self._where() == self._places
         )
 
-    def _values(self) -> list[Any]:
-        return [value for home in self._homes for value in home.values()]
+    def _now(self) -> list[Any]:
+        return list(chain.from_iterable([home.values() for home in self._homes]))
 
-    def _places(self) -> list[Any]:
-        return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in self._tensors]
+    def _where(self) -> list[Any]:
+        plain = [t.to_local() if hasattr(t, "to_local") else t for t in self._tensors]
+        return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in plain]
+
+
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Return local values as the kind of tensor that they are of: complex, or sharded.
+
+    Args:
+        tensor: a model's.
+        values: as `local` gives them; they are shared.
+
+    Example:
+        >>> like(torch.zeros(1, dtype=torch.complex64), torch.ones(1, 2))
+        tensor([1.+1.j])
+    """
+    if tensor.is_complex():
+        values = torch.view_as_complex(values)
+    if not hasattr(tensor, "to_local"):
+        return values
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(tensor, DTensor)
+    return DTensor.from_local(
+        values,
+        tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
+def reshard(model: nn.Module) -> None:
+    """Let FSDP2 drop gathered parameters, which would outlive a change of the sharded ones."""
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            module.reshard()  # type: ignore[operator]
