@@ -14,6 +14,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True, scope="session")
+def nothing_remembered():
+    """Tests neither read nor write the user's cache; those of the cache name a folder."""
+    os.environ["POLYFUSE_CACHE"] = "off"
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """The same numbers need the same number of threads."""
     torch.set_num_threads(1)

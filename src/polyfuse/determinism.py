@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 
 @contextlib.contextmanager
@@ -13,6 +12,7 @@ def seeded(*key: int) -> Iterator[None]:
     """Seed torch, NumPy and random from a key; give them their own states back afterwards.
 
     Example:
+        >>> import torch
         >>> with seeded(0, 1):
         ...     a = torch.rand(1)
         >>> with seeded(0, 1):
@@ -20,6 +20,8 @@ def seeded(*key: int) -> Iterator[None]:
         >>> bool(a == b)
         True
     """
+    import torch
+
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     kept_numpy, kept_random = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
@@ -38,10 +40,13 @@ def threads(count: int) -> Iterator[None]:
     """Use so many CPU threads inside the block.
 
     Example:
+        >>> import torch
         >>> with threads(1):
         ...     torch.get_num_threads()
         1
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

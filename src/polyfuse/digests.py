@@ -1,7 +1,6 @@
 """SHA-256 and CRC-32 of whole files, in the background; it may begin before torch is imported.
 
-One core hashes the inputs while another imports torch. This file imports nothing but the standard
-library.
+One core hashes the inputs while another imports torch. This file imports nothing heavy.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from polyfuse.errors import CheckpointError, printable
+from polyfuse.remembered import Remembered
 
 PIECE = 1 << 20
 _HASHED = 4 << 20  # bytes a call: Python's lock is given up for so long
@@ -31,6 +31,7 @@ class Digests:
 
     Args:
         threads: that hash side by side.
+        remembered: hashes that are known from earlier.
 
     Example:
         >>> with Digests() as digests:
@@ -38,8 +39,9 @@ class Digests:
         True
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, remembered: Remembered | None = None) -> None:
         """Start nothing yet."""
+        self._remembered = remembered or Remembered(None)
         self._pool = ThreadPoolExecutor(threads, "digest")
         self._begun: dict[Identity, Future[str]] = {}
         self._apart: BaseProcess | None = None
@@ -49,8 +51,15 @@ class Digests:
         """Begin to hash these files; what cannot be read is told when it is asked for."""
         for path in paths:
             identity = _identity(path)
-            if identity is not None and identity not in self._begun:
+            if identity is not None and not self._is_known(identity, path):
                 self._begun[identity] = self._pool.submit(self._sha256, path)
+
+    def _is_known(self, identity: Identity, path: Path) -> bool:
+        """Tell whether a hash is there or on its way; one that is remembered is taken."""
+        if identity not in self._begun and (digest := self._remembered.get(path)):
+            self._begun[identity] = Future()
+            self._begun[identity].set_result(digest)
+        return identity in self._begun
 
     def begin_apart(self, paths: Iterable[Path]) -> None:
         """Begin to hash these files in a process of its own, where one can be forked safely.
@@ -58,7 +67,10 @@ class Digests:
         A thread would wait for Python's lock, which the import of torch holds for long stretches:
         it gets through half as many bytes meanwhile.
         """
-        todo = {identity: path for path in paths if (identity := _identity(path)) is not None}
+        found = {identity: path for path in paths if (identity := _identity(path)) is not None}
+        todo = {i: path for i, path in found.items() if not self._is_known(i, path)}
+        if not todo:
+            return
         if not _may_fork():
             self.begin(todo.values())
             return
@@ -96,6 +108,7 @@ class Digests:
                 f"'{printable(path)}' was changed while it was read; wait until its writer is "
                 "done, then type the same command again"
             )
+        self._remembered.put(path, digest)
         return digest
 
     def later(self, function: Callable[..., Result], *arguments: Any) -> "Future[Result]":
@@ -103,8 +116,9 @@ class Digests:
         return self._pool.submit(function, *arguments)
 
     def close(self) -> None:
-        """Give up what is not done."""
+        """Give up what is not done, and keep what is."""
         self._ended = True
+        self._remembered.save()
         if self._apart is not None:
             self._apart.kill()
             self._apart.join()

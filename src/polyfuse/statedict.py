@@ -1,13 +1,15 @@
 """State dicts: matching names over several of them, telling buffers, taking nested ones apart."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyfuse.errors import CheckpointError, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What wrappers put before, or between, the components of a name.
 PREFIXES = ("module", "_orig_mod", "model", "ema")
@@ -128,9 +130,12 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         tensors: by name; any device, any strides.
 
     Example:
+        >>> import torch
         >>> digest([("w", torch.ones(2))]) == digest([("w", torch.zeros(2))])
         False
     """
+    import torch
+
     lines = []
     for name, tensor in tensors:
         plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -153,6 +158,7 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
         CheckpointError: a leaf of another kind.
 
     Example:
+        >>> import torch
         >>> tensors, rest = flatten({"step": 3, "state": {0: torch.ones(2)}})
         >>> sorted(tensors), unflatten(tensors, rest)["state"][0].tolist()
         (['.state.0'], [1.0, 1.0])
@@ -160,7 +166,7 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     tensors: dict[str, Tensor] = {}
 
     def walk(node: Any, path: str) -> Any:
-        if isinstance(node, Tensor):
+        if hasattr(type(node), "untyped_storage"):  # a tensor
             while path in tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
                 path += "'"
             tensors[path] = node

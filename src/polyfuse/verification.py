@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from polyfuse.checkpoints import open_checkpoint
 from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.digests import Digests
+from polyfuse.dtypes import DTYPES, Elements, bytes_of
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.streaming import make_plan
-from polyfuse.streaming.base import Item, Plan, Progress, Request, listed, short, silent
+from polyfuse.streaming.base import Item, Plan, Progress, Request, listed, silent
 from polyfuse.streaming.compute import Census, Scratch, compute
 from polyfuse.streaming.provenance import UNKNOWN, read_provenance
-
-DTYPES = {short(d): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 
 
 @dataclass(frozen=True)
@@ -168,13 +166,14 @@ def _recompute(plan: Plan, output: Checkpoint, name: str) -> None:
     """Make one tensor again, chunk by chunk, and compare it bit for bit."""
     census, differ = Census(), 0
 
-    def compare(number: int, name: str, start: int, values: Tensor) -> None:
+    def compare(number: int, name: str, start: int, values: Elements) -> None:
         nonlocal differ
-        there = output.read(name, start, start + len(values))
-        same = there.view(torch.uint8).view(len(values), -1) == values.view(torch.uint8).view(
-            len(values), -1
-        )
-        differ += int((~same.all(1)).sum())
+        there = output.bits(name, start, start + len(values))
+        if bytes_of(there) != bytes_of(values):
+            same = np.frombuffer(bytes_of(there), np.uint8) == np.frombuffer(
+                bytes_of(values), np.uint8
+            )
+            differ += int((~same.reshape(len(values), -1).all(1)).sum())
 
     for item in plan.items:
         if item.name == name:

@@ -1,27 +1,31 @@
 """Fusing weights: checkpoints in, one checkpoint out, in bounded memory."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from polyfuse import durable
 from polyfuse.checkpoints import open_checkpoint
-from polyfuse.checkpoints.base import Checkpoint, InMemory, Slot, TensorInfo, bytes_of
+from polyfuse.checkpoints.base import Checkpoint, InMemory, Slot, TensorInfo
 from polyfuse.checkpoints.layouts import layout_for
 from polyfuse.digests import Digests
+from polyfuse.dtypes import bytes_of, dtype_of
 from polyfuse.errors import CheckpointError, PolyfuseError, printable
 from polyfuse.streaming import execute, make_plan
 from polyfuse.streaming.base import Plan, Progress, Request, silent
 from polyfuse.streaming.outputs import write_checksums
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 MOST_THREADS = 8  # more do not help: memory is the limit then
 
 
@@ -58,7 +62,7 @@ def average(
     options: Mapping[str, Any] | None = None,
     weights: Sequence[float] | None = None,
     normalize: bool = True,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     key: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -106,6 +110,7 @@ def average(
         DiskError: the file system refused; nothing is left under a final name.
 
     Example:
+        >>> import torch
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> for i in range(2):
@@ -115,7 +120,8 @@ def average(
     """
     name, chosen = _weighted(method, dict(options or {}), weights, normalize)
     target = None if out is None else Path(out)
-    asked = Request(target, name, chosen, dtype, dict(policies or {}), form, max_shard_size)
+    kind = None if dtype is None else dtype_of(dtype)
+    asked = Request(target, name, chosen, kind, dict(policies or {}), form, max_shard_size)
     return merge(
         paths,
         [asked],
@@ -222,13 +228,15 @@ def average_state_dicts(
         PolyfuseError: weights or options that cannot be.
 
     Example:
+        >>> import torch
         >>> a, b = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
         >>> average_state_dicts([a, b], weights=[3, 1])
         {'w': tensor([1.2500])}
     """
     name, chosen = _weighted(method, dict(options or {}), weights, normalize)
     inputs = [in_memory(state, f"state dict {i}") for i, state in enumerate(states)]
-    request = Request(None, name, chosen, dtype, dict(policies or {}))
+    kind = None if dtype is None else dtype_of(dtype)
+    request = Request(None, name, chosen, kind, dict(policies or {}))
     plan = make_plan(inputs, [request], allow_nonfinite=allow_nonfinite)
     return execute(plan)[0]
 
@@ -258,6 +266,7 @@ def save_checkpoint(
         DiskError: the file system refused.
 
     Example:
+        >>> import torch
         >>> import tempfile
         >>> from polyfuse import load_checkpoint
         >>> target = Path(tempfile.mkdtemp()) / "model.pt"
@@ -279,7 +288,7 @@ def save_checkpoint(
         for name, offset, part in layout.parts:
             draft.write(name, offset, part)
         for name, (file, offset) in layout.places.items():
-            draft.write(file, offset, bytes_of(held.read(name)))
+            draft.write(file, offset, bytes_of(held.bits(name)))
         write_checksums(layout, draft)
     return Path(out)
 
@@ -291,15 +300,22 @@ def in_memory(state: State, title: str) -> Checkpoint:
         CheckpointError: a value that is no dense tensor.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(2)
         >>> in_memory({"a": w, "b": w}, "mine").aliases
         {'b': 'a'}
     """
+    import torch
+
     tensors: dict[str, TensorInfo] = {}
     aliases: dict[str, str] = {}
     kept: dict[Any, str] = {}
     for number, (name, tensor) in enumerate(state.items()):
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        if (
+            not isinstance(tensor, torch.Tensor)
+            or tensor.layout != torch.strided
+            or tensor.is_quantized
+        ):
             raise CheckpointError(
                 f"'{printable(name)}' of {title} is a {_kind(tensor)}; only dense tensors can be "
                 "merged or saved: take it out, or call .to_dense() / .dequantize()"
@@ -310,12 +326,14 @@ def in_memory(state: State, title: str) -> Checkpoint:
             continue
         kept[place, tensor.dtype] = name
         source = InMemory(tensor.detach().cpu())
-        tensors[name] = TensorInfo(tensor.dtype, tuple(tensor.shape), source, (0, number))
+        tensors[name] = TensorInfo(dtype_of(tensor.dtype), tuple(tensor.shape), source, (0, number))
     return Checkpoint(Path(title), "memory", (), tensors, aliases)
 
 
 def _kind(value: object) -> str:
-    if not isinstance(value, Tensor):
+    import torch
+
+    if not isinstance(value, torch.Tensor):
         return type(value).__name__
     return "quantised tensor" if value.is_quantized else f"{value.layout} tensor"
 

@@ -13,8 +13,9 @@ from collections import Counter
 import torch
 from safetensors import SafetensorError, deserialize
 
-from polyfuse.checkpoints.base import File, bytes_of
+from polyfuse.checkpoints.base import File
 from polyfuse.checkpoints.headers import DTYPES, read_header
+from polyfuse.dtypes import bytes_of
 from polyfuse.errors import CheckpointError
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -135,7 +136,7 @@ def by_ours(raw):
         return str(error)
     found = {}
     for name, info in tensors.items():
-        flat = torch.empty(info.count, dtype=info.dtype)
+        flat = info.dtype.empty(info.count)
         info.source.fill(flat, 0)
         found[name] = (CODES[info.dtype], list(info.shape), bytes(bytes_of(flat)))
     return found

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from polyfuse.checkpoints.base import InMemory
 from polyfuse.checkpoints.boxes import Box, Boxes, is_run, untiled
+from polyfuse.dtypes import as_elements
 
 
 @st.composite
@@ -47,7 +48,7 @@ def test_any_slice_of_any_tiling_reads_as_the_tensor(tiling, data):
     assert not count or untiled(places, shape) == ""
     start = data.draw(st.integers(0, count))
     out = torch.full((data.draw(st.integers(0, count - start)),), -1, dtype=torch.int32)
-    boxes_of(tensor, places).fill(out, start)
+    boxes_of(tensor, places).fill(as_elements(out), start)
     assert torch.equal(out, tensor.flatten()[start : start + len(out)])
 
 
@@ -124,7 +125,7 @@ class Counted(InMemory):
     read = 0
 
     def fill(self, out, start):
-        Counted.read += out.numel()
+        Counted.read += len(out)
         super().fill(out, start)
 
 
@@ -133,5 +134,5 @@ def test_only_the_rows_that_are_asked_for_are_read():
     places = [((0, 0), (100, 4)), ((0, 4), (100, 6))]
     boxes = [Box(*p, Counted(half)) for p, half in zip(places, halves, strict=True)]
     Counted.read = 0
-    Boxes((100, 10), tuple(boxes)).fill(torch.empty(15), 503)
+    Boxes((100, 10), tuple(boxes)).fill(as_elements(torch.empty(15)), 503)
     assert Counted.read == 20

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from polyfuse.checkpoints import headers
-from polyfuse.checkpoints.base import LIMITS, File, Limits, bytes_of
+from polyfuse.checkpoints.base import LIMITS, File, Limits
 from polyfuse.checkpoints.safetensors import read_safetensors
+from polyfuse.dtypes import as_elements, bytes_of
 from polyfuse.errors import CheckpointError
 
 THEIRS = sorted(safetensors.torch._TYPES.items())
@@ -47,8 +48,8 @@ def random_tensor(dtype, shape):
 def same_bits(ours, theirs):
     flat = [tensor.contiguous().view(-1) for tensor in (ours, theirs)]
     return (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape) and bytes_of(
-        flat[0]
-    ) == bytes_of(flat[1])
+        as_elements(flat[0])
+    ) == bytes_of(as_elements(flat[1]))
 
 
 @given(

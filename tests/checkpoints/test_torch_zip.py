@@ -30,16 +30,17 @@ from torch_bytes import (
 from polyfuse.checkpoints import torch_zip, views
 from polyfuse.checkpoints.base import File, Raw
 from polyfuse.checkpoints.torch_zip import Unreadable, read_tree
+from polyfuse.dtypes import as_elements, as_tensor
 from polyfuse.errors import CheckpointError
 
-DTYPES = [getattr(torch, name) for _, name in sorted(torch_zip._dtypes())]
+DTYPES = [getattr(torch, name) for name in sorted(torch_zip._READABLE)]
 
 
 def read(opened, record):
     info = opened.tensor(record)
-    out = torch.empty(info.count, dtype=info.dtype)
+    out = info.dtype.empty(info.count)
     info.source.fill(out, 0)
-    return out.view(info.shape)
+    return as_tensor(out, info.dtype).view(info.shape)
 
 
 def read_all(path):
@@ -98,7 +99,7 @@ def test_deflated_entries(tmp_path):
     assert opened.check(opened.tree["a"]) is None
     assert opened.tensor(opened.tree["a"]).source.whole
     part = torch.empty(5)
-    opened.tensor(opened.tree["a"]).source.fill(part, 3)
+    opened.tensor(opened.tree["a"]).source.fill(as_elements(part), 3)
     assert part.tolist() == [3, 4, 5, 6, 7]
 
 
@@ -179,7 +180,7 @@ def test_any_part_of_a_view(tmp_path_factory, data):
     opened = read_tree(File(saved(tmp_path_factory.mktemp("a"), {"a": view})))
     start = data.draw(st.integers(0, view.numel()))
     out = torch.empty(data.draw(st.integers(0, view.numel() - start)))
-    opened.tensor(opened.tree["a"]).source.fill(out, start)
+    opened.tensor(opened.tree["a"]).source.fill(as_elements(out), start)
     assert torch.equal(out, view.flatten()[start : start + out.numel()])
 
 

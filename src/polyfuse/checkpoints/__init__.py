@@ -1,10 +1,11 @@
 """Weights on disk, one format a file; `open_checkpoint` is the door to all of them."""
 
+from __future__ import annotations
+
 import re
 from functools import partial
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.checkpoints import dcp, foreign, safetensors, sharded, torch_files
 from polyfuse.checkpoints.base import LIMITS, Checkpoint, File
@@ -12,6 +13,9 @@ from polyfuse.checkpoints.dcp_metadata import METADATA
 from polyfuse.checkpoints.layouts.base import PROVENANCE, PROVENANCE_FILE
 from polyfuse.digests import crc32
 from polyfuse.errors import CheckpointError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ADDRESS = re.compile(r"(.+)\[(\d{1,9})\]")
 

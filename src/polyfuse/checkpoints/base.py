@@ -6,18 +6,21 @@ map kills the process), and whatever they state is checked against `LIMITS` and 
 before anything is allocated.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-import torch
-from torch import Tensor
-
+from polyfuse.dtypes import DType, Elements, as_tensor, bytes_of, dtype_of
 from polyfuse.errors import CheckpointError, did_you_mean, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Limits(NamedTuple):
@@ -162,8 +165,8 @@ class Source(Protocol):
     @property
     def whole(self) -> bool: ...  # noqa: D102  # described above
 
-    def fill(self, out: Tensor, start: int) -> None:
-        """Fill a flat, contiguous CPU tensor of the tensor's dtype with elements from `start` on.
+    def fill(self, out: Elements, start: int) -> None:
+        """Fill a flat array of the dtype's bits with elements from `start` on.
 
         Raises:
             CheckpointError: the bytes are not there, or are damaged.
@@ -182,9 +185,9 @@ class Raw(NamedTuple):
         """No: any part can be read alone."""
         return False
 
-    def fill(self, out: Tensor, start: int) -> None:
-        """Read straight into the tensor; see `Source`."""
-        self.file.read_into(self.offset + start * out.element_size(), bytes_of(out))
+    def fill(self, out: Elements, start: int) -> None:
+        """Read straight into the array; see `Source`."""
+        self.file.read_into(self.offset + start * out.itemsize, bytes_of(out))
 
 
 class InMemory(NamedTuple):
@@ -197,16 +200,21 @@ class InMemory(NamedTuple):
         """No: any part can be copied alone."""
         return False
 
-    def fill(self, out: Tensor, start: int) -> None:
+    def fill(self, out: Elements, start: int) -> None:
         """Copy; see `Source`."""
-        out.copy_(self.tensor.detach().reshape(-1)[start : start + out.numel()])
+        part = self.tensor.detach().reshape(-1)[start : start + len(out)]
+        as_tensor(out, dtype_of(self.tensor.dtype)).copy_(part)
 
 
 class Shaped:
     """What follows from a dtype and a shape."""
 
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Take a dtype of torch as well."""
+        object.__setattr__(self, "dtype", dtype_of(self.dtype))
 
     @property
     def count(self) -> int:
@@ -223,7 +231,7 @@ class Shaped:
 class TensorInfo(Shaped):
     """One tensor of a checkpoint: what it is and where its elements come from."""
 
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
     source: Source
     order: tuple[int, int] = (0, 0)  # number of its file, offset there: the order to read in
@@ -255,6 +263,7 @@ class Checkpoint:
 
     Example:
         >>> from polyfuse.checkpoints.base import Checkpoint, InMemory, TensorInfo
+        >>> import torch
         >>> info = TensorInfo(torch.float32, (2,), InMemory(torch.tensor([1.0, 2.0])))
         >>> Checkpoint(Path("mine"), "memory", (), {"w": info}).read("w", 1)
         tensor([2.])
@@ -287,9 +296,12 @@ class Checkpoint:
                 f"'{printable(self.path)}' has no tensor '{printable(name)}'{near}"
             ) from None
 
-    def fill(self, name: str, out: Tensor, start: int = 0) -> None:
-        """Fill a flat CPU tensor of the tensor's dtype with its elements from `start` on."""
-        self.info(name).source.fill(out, start)
+    def bits(self, name: str, start: int = 0, stop: int | None = None) -> Elements:
+        """Return a flat slice of a tensor as it is stored; see `read`."""
+        info = self.info(name)
+        out = info.dtype.empty((info.count if stop is None else stop) - start)
+        info.source.fill(out, start)
+        return out
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Return a flat slice of a tensor.
@@ -302,10 +314,7 @@ class Checkpoint:
         Raises:
             CheckpointError: no such tensor, or its bytes are not there.
         """
-        info = self.info(name)
-        out = torch.empty((info.count if stop is None else stop) - start, dtype=info.dtype)
-        info.source.fill(out, start)
-        return out
+        return as_tensor(self.bits(name, start, stop), self.info(name).dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors, in memory; tied ones share it."""
@@ -336,7 +345,7 @@ class Slot(Shaped):
     """One tensor of an output."""
 
     name: str
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
 
 
@@ -366,16 +375,6 @@ class Layout(NamedTuple):
     parts: Sequence[tuple[str, int, bytes]]
     places: Mapping[str, tuple[str, int]]
     checksums: Sequence[Checksum] = ()
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    r"""Return the bytes of a flat, contiguous CPU tensor, to be read or written in place.
-
-    Example:
-        >>> bytes(bytes_of(torch.tensor([1, 2], dtype=torch.int16)))
-        b'\x01\x00\x02\x00'
-    """
-    return memoryview(tensor.detach().view(torch.uint8).numpy())  # type: ignore[arg-type]  # NumPy's stub, on Python 3.11
 
 
 def is_file_name(name: object) -> bool:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from polyfuse.checkpoints.base import Source
+from polyfuse.dtypes import Elements
 
 Place = tuple[tuple[int, ...], tuple[int, ...]]  # offsets and sizes of a box
 
@@ -31,27 +32,27 @@ class Boxes(NamedTuple):
         """Whether a part costs as much as all, in any of its boxes."""
         return any(box.source.whole for box in self.boxes)
 
-    def fill(self, out: Tensor, start: int) -> None:
+    def fill(self, out: Elements, start: int) -> None:
         """Read the rows of each box that are asked for, and no others; see `Source`."""
         if all(is_run(box, self.shape) for box in self.boxes):
             self._fill_runs(out, start)
-        elif out.numel():
+        elif len(out):
             self._fill_rows(out, start)
 
-    def _fill_runs(self, out: Tensor, start: int) -> None:
+    def _fill_runs(self, out: Elements, start: int) -> None:
         """Read straight into place boxes whose elements follow one another in the tensor."""
-        stop = start + out.numel()
+        stop = start + len(out)
         for box in self.boxes:
             begin = _place(box.offsets, self.shape)
             first, last = max(begin, start), min(begin + math.prod(box.sizes), stop)
             if first < last:
                 box.source.fill(out[first - start : last - start], first - begin)
 
-    def _fill_rows(self, out: Tensor, start: int) -> None:
+    def _fill_rows(self, out: Elements, start: int) -> None:
         """Put together all rows that the slice touches, and copy the slice out of them."""
         row = math.prod(self.shape[1:])
-        first, last = start // row, -(-(start + out.numel()) // row)
-        rows = torch.empty((last - first, *self.shape[1:]), dtype=out.dtype)
+        first, last = start // row, -(-(start + len(out)) // row)
+        rows = np.empty((last - first, *self.shape[1:]), out.dtype)
         for box in self.boxes:
             low, high = max(box.offsets[0], first), min(box.offsets[0] + box.sizes[0], last)
             if low < high:
@@ -59,15 +60,15 @@ class Boxes(NamedTuple):
                 place[0] = slice(low - first, high - first)
                 rows[tuple(place)] = _rows_of(box, low, high, out.dtype)
         begin = start - first * row
-        out.copy_(rows.view(-1)[begin : begin + out.numel()])
+        out[:] = rows.reshape(-1)[begin : begin + len(out)]
 
 
-def _rows_of(box: Box, low: int, high: int, dtype: torch.dtype) -> Tensor:
+def _rows_of(box: Box, low: int, high: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return rows `low` to `high` of the tensor as far as they lie in a box."""
     width = math.prod(box.sizes[1:])
-    part = torch.empty((high - low) * width, dtype=dtype)
+    part = np.empty((high - low) * width, dtype)
     box.source.fill(part, (low - box.offsets[0]) * width)
-    return part.view(high - low, *box.sizes[1:])
+    return part.reshape(high - low, *box.sizes[1:])
 
 
 def _place(offsets: Sequence[int], shape: Sequence[int]) -> int:
@@ -82,6 +83,7 @@ def is_run(box: Box, shape: Sequence[int]) -> bool:
     """Tell whether a box's elements follow one another in the tensor.
 
     Example:
+        >>> import torch
         >>> from polyfuse.checkpoints.base import InMemory
         >>> rows = Box((2, 0), (2, 3), InMemory(torch.zeros(2, 3)))
         >>> is_run(rows, (4, 3)), is_run(rows, (4, 6))

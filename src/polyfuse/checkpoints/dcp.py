@@ -7,14 +7,13 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from polyfuse.checkpoints import nested
 from polyfuse.checkpoints.base import Check, Checkpoint, File, Source, TensorInfo
 from polyfuse.checkpoints.boxes import Box, Boxes, Place
 from polyfuse.checkpoints.dcp_metadata import Metadata, Window, read_metadata
 from polyfuse.checkpoints.headers import Header, read_header
 from polyfuse.checkpoints.torch_zip import TensorRecord, TorchZip, read_tree
+from polyfuse.dtypes import DType
 from polyfuse.errors import CheckpointError, printable
 
 SHOWN = 10  # names in an error
@@ -129,7 +128,7 @@ class _Shards:
         source: Source = boxes[0].source if len(boxes) == 1 else Boxes(shape, boxes)
         return TensorInfo(dtype, shape, source, order)
 
-    def _source(self, name: str, dtype: torch.dtype, place: Place) -> Source:
+    def _source(self, name: str, dtype: DType, place: Place) -> Source:
         """Return where the elements of a box are, checked against the metadata."""
         offsets, sizes = place
         window = self.metadata.windows.get((name, offsets))

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from polyfuse.checkpoints import pickles
 from polyfuse.checkpoints.base import LIMITS, File, is_file_name
 from polyfuse.checkpoints.boxes import Place, untiled
 from polyfuse.checkpoints.pickles import Opaque
 from polyfuse.checkpoints.torch_zip import NAMES
+from polyfuse.dtypes import DType
 from polyfuse.errors import CheckpointError, printable
 
 METADATA = ".metadata"
@@ -36,7 +35,7 @@ class _Names(Mapping[tuple[str, str], Any]):
 
     def __getitem__(self, name: tuple[str, str]) -> Any:
         known = NAMES.get(name)
-        if isinstance(known, torch.dtype) or name in pickles.PLAIN:
+        if isinstance(known, DType) or name in pickles.PLAIN:
             return known
         if name in _INERT:
             raise KeyError(name)
@@ -52,7 +51,7 @@ class _Names(Mapping[tuple[str, str], Any]):
 class Saved(NamedTuple):
     """A tensor as the metadata state it, and the boxes that tile it."""
 
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
     places: list[Place]
 
@@ -151,7 +150,7 @@ def _tensor(name: str, fields: dict[Any, Any]) -> Saved:
     """Return a tensor whose boxes tile it."""
     shown, properties = printable(name), fields.get("properties")
     state = properties.state if _is(properties, "TensorProperties") else None  # type: ignore[union-attr]
-    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[0], torch.dtype):
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[0], DType):
         raise ValueError(f"tensor '{shown}' has a dtype that cannot be averaged")
     if not isinstance(state[1], Opaque) or state[1].arguments != ("torch.strided",):
         raise ValueError(f"tensor '{shown}' is sparse; save its to_dense() in its place")

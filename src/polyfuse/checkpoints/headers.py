@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from polyfuse import dtypes
 from polyfuse.checkpoints.base import LIMITS, File, Raw, TensorInfo
+from polyfuse.dtypes import DType, Elements
 from polyfuse.errors import CheckpointError, printable
 
 NAMES = {
@@ -38,9 +39,7 @@ NAMES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-DTYPES: Mapping[str, torch.dtype] = {
-    code: getattr(torch, name) for code, name in NAMES.items() if hasattr(torch, name)
-}
+DTYPES: Mapping[str, DType] = {code: dtypes.DTYPES[name] for code, name in NAMES.items()}
 PACKED = {"F4", "F6_E2M3", "F6_E3M2"}
 FIELDS = {"dtype", "shape", "data_offsets"}
 MOST = 2**63 - 1  # elements of a torch tensor
@@ -59,10 +58,10 @@ class Flags(NamedTuple):
         """No: any part can be read alone."""
         return False
 
-    def fill(self, out: Tensor, start: int) -> None:
+    def fill(self, out: Elements, start: int) -> None:
         """Read, and refuse what is neither 0 nor 1: two equal bools may else differ in bytes."""
         Raw(self.file, self.offset).fill(out, start)
-        if out.numel() and (worst := int(out.view(torch.uint8).max())) > 1:
+        if len(out) and (worst := int(out.view(np.uint8).max())) > 1:
             raise CheckpointError(
                 f"'{self.file.shown}', tensor '{printable(self.name)}': a bool is stored as 0 or "
                 f"1, found {worst}; the file is damaged: fetch or save it again"
@@ -233,5 +232,5 @@ def _misplaced(size: int, entries: dict[str, Any]) -> list[str]:
 
 def _info(file: File, base: int, name: str, entry: dict[str, Any]) -> TensorInfo:
     dtype, offset = DTYPES[entry["dtype"]], base + entry["data_offsets"][0]
-    source = Flags(file, offset, name) if dtype == torch.bool else Raw(file, offset)
+    source = Flags(file, offset, name) if dtype.name == "bool" else Raw(file, offset)
     return TensorInfo(dtype, tuple(entry["shape"]), source, (0, offset))

@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from polyfuse.checkpoints.pickles import Global, Opaque
 from polyfuse.checkpoints.torch_zip import TensorRecord, Unreadable
 from polyfuse.errors import CheckpointError, did_you_mean, printable
@@ -26,7 +24,6 @@ _EMA = re.compile(r"(^|[._])(ema|shadow)([._]|$)", re.IGNORECASE)
 _OPTIMIZER = re.compile(r"optim|sched|scaler", re.IGNORECASE)
 _METRICS = re.compile(r"metric|score|result|eval|valid|best|loss|acc|extra_state", re.IGNORECASE)
 _STEPS = ("global_step", "step", "iteration", "iter", "num_updates")
-_TENSORS = (TensorRecord, Unreadable, Tensor)
 _DEPTH, _DICTS, _SHOWN = 6, 10_000, 20
 
 InTensor = Callable[[Any], float | int | None]
@@ -44,6 +41,17 @@ class Choice(NamedTuple):
     key: str
     state: Mapping[Any, Any]
     keys: dict[str, int]
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether it is a tensor: one that a file states, or one that torch has loaded.
+
+    Example:
+        >>> is_tensor(3.0)
+        False
+    """
+    stated = isinstance(value, TensorRecord | Unreadable)
+    return stated or hasattr(type(value), "untyped_storage")
 
 
 def choose(shown: str, tree: Any, key: str | None, index: int | None) -> Choice:
@@ -64,7 +72,7 @@ def choose(shown: str, tree: Any, key: str | None, index: int | None) -> Choice:
         >>> choose("a.pt", saved, None, None).key
         'state_dict'
     """
-    if isinstance(tree, list | tuple) and not isinstance(tree, _TENSORS):
+    if isinstance(tree, list | tuple) and not is_tensor(tree):
         tree, index = _item(shown, tree, index), None
     found = dict(_dicts(tree))
     # A lone loss or accuracy may be a tensor too, but makes no state dict.
@@ -111,7 +119,7 @@ def _dicts(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _children(path: str, node: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     for name, child in node.items():
-        nests = isinstance(child, dict | list | tuple) and not isinstance(child, _TENSORS)
+        nests = isinstance(child, dict | list | tuple) and not is_tensor(child)
         if nests and isinstance(name, str) and not _OPTIMIZER.search(name):
             yield f"{path}.{name}" if path else name, child
 
@@ -119,8 +127,8 @@ def _children(path: str, node: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
 def _count(node: Any) -> int:
     """Return how many tensors a dict holds by name, or how many such dicts a list holds."""
     if isinstance(node, dict):
-        return sum(isinstance(v, _TENSORS) and isinstance(k, str) for k, v in node.items())
-    if isinstance(node, list | tuple) and not isinstance(node, _TENSORS):
+        return sum(is_tensor(v) and isinstance(k, str) for k, v in node.items())
+    if isinstance(node, list | tuple) and not is_tensor(node):
         return sum(isinstance(item, dict) and _count(item) > 0 for item in node)
     return 0
 
@@ -138,7 +146,7 @@ def _default(shown: str, keys: Mapping[str, int]) -> str:
 def _only_numbers(found: Any) -> bool:
     if not isinstance(found, dict):
         return False
-    tensors = [value for value in found.values() if isinstance(value, _TENSORS)]
+    tensors = [value for value in found.values() if is_tensor(value)]
     return all(getattr(value, "shape", None) in ((), (1,)) for value in tensors)
 
 
@@ -174,7 +182,7 @@ def _instead(shown: str, tree: Any) -> str:
             "runs code of its file; where you trust it, type: torch.save(torch.load("
             f"'{shown}', weights_only=False){key}.state_dict(), 'weights.pt')"
         )
-    if isinstance(tree, _TENSORS):
+    if is_tensor(tree):
         return "it is one tensor; save it with a name: torch.save({'weight': tensor}, 'weights.pt')"
     inside = ", ".join(f"'{printable(name)}' ({kind(value)})" for name, value in _items(tree))
     return f"{inside or kind(tree)}; save one with torch.save(model.state_dict(), 'weights.pt')"
@@ -199,7 +207,7 @@ def kind(value: Any) -> str:
     """
     if isinstance(value, Unreadable):
         return f"{value.kind} tensor"
-    if isinstance(value, TensorRecord | Tensor):
+    if is_tensor(value) and not isinstance(value, Unreadable):
         return "tensor"
     if isinstance(value, Opaque):
         return printable(value.made_by)
@@ -243,7 +251,7 @@ def facts(tree: Any, choice: Choice, in_tensor: InTensor) -> dict[str, Any]:
     found["ignored"] = {
         str(name): kind(value)
         for name, value in choice.state.items()
-        if not isinstance(value, _TENSORS) or not isinstance(name, str)
+        if not is_tensor(value) or not isinstance(name, str)
     }
     return found
 
@@ -251,7 +259,7 @@ def facts(tree: Any, choice: Choice, in_tensor: InTensor) -> dict[str, Any]:
 def _without_tensors(tree: Any) -> dict[Any, Any]:
     """Return the rest of a state dict: its tensors of one element are weights, not metrics."""
     items = tree.items() if isinstance(tree, dict) else ()
-    return {name: value for name, value in items if not isinstance(value, _TENSORS)}
+    return {name: value for name, value in items if not is_tensor(value)}
 
 
 def _numbers(found: Any, in_tensor: InTensor) -> dict[str, float | int]:
@@ -263,7 +271,7 @@ def _numbers(found: Any, in_tensor: InTensor) -> dict[str, float | int]:
 
 def _number(value: Any, in_tensor: InTensor) -> float | int | None:
     """Return a finite number that JSON can hold; None for anything else."""
-    if isinstance(value, _TENSORS):
+    if is_tensor(value):
         value = in_tensor(value)
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return value if plain and abs(value) < 1 << 63 else None

@@ -4,19 +4,22 @@
 reads its header only.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from polyfuse import durable
 from polyfuse.checkpoints.base import Checkpoint, File
 from polyfuse.checkpoints.headers import read_header
 from polyfuse.errors import CheckpointError, RunError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTERS = {"epoch": "epoch", "global_step": "step", "step": "step"}  # metadata: fact
 
@@ -39,9 +42,11 @@ def write(path: Path, tensors: dict[str, Tensor], note: Any = None) -> None:
         >>> read(target)
         ({'w': tensor([1., 1.])}, {'epoch': 3})
     """
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = None if note is None else {"polyfuse": json.dumps(note, allow_nan=False)}
-    durable.write_bytes(path, safetensors.torch.save(plain, metadata))
+    durable.write_bytes(path, save(plain, metadata))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -75,8 +80,10 @@ def parse(raw: bytes, name: str) -> tuple[dict[str, Tensor], Any]:
         Traceback (most recent call last):
         polyfuse.errors.CheckpointError: 'mine.safetensors' is not a whole safetensors file ...
     """
+    from safetensors.torch import load
+
     try:
-        tensors = safetensors.torch.load(raw)
+        tensors = load(raw)
         return tensors, _note(raw)
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(

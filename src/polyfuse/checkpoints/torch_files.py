@@ -1,18 +1,21 @@
 """torch files, whole: which state dict is meant, what its tensors are, what else is in there."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from polyfuse.checkpoints import archive, nested, torch_zip
 from polyfuse.checkpoints.base import LIMITS, Check, Checkpoint, File, InMemory, TensorInfo
 from polyfuse.checkpoints.layouts.base import PROVENANCE, PROVENANCE_FILE
-from polyfuse.checkpoints.torch_zip import TensorRecord, TorchZip, Unreadable
+from polyfuse.checkpoints.torch_zip import TensorRecord, TorchZip
+from polyfuse.dtypes import dtype_of
 from polyfuse.errors import CheckpointError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAFE_TORCH = (2, 10)  # whose torch.load(weights_only=True) has no known hole
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # torch's mark, as a pickled integer
@@ -46,7 +49,7 @@ def read_torch(path: Path, key: str | None = None, index: int | None = None) -> 
         CheckpointError: damaged, no torch file, or not to be read safely.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "a.pt"
         >>> torch.save({"model": {"w": torch.arange(4.0).view(2, 2).T}, "epoch": 3}, path)
         >>> with read_torch(path) as checkpoint:
@@ -119,7 +122,7 @@ def _described(
     first: dict[Hashable, str] = {}
     faults: list[str] = []
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, (TensorRecord, Unreadable, Tensor)):
+        if not isinstance(name, str) or not nested.is_tensor(value):
             continue  # facts["ignored"] tells of it
         try:
             if len(name) > LIMITS.name_characters:
@@ -168,6 +171,8 @@ def _from_legacy(file: File, key: str | None, index: int | None) -> Checkpoint:
 
 def _load_legacy(file: File) -> Any:
     """Load a file from before torch 1.6, as safely as torch can; there is no other way."""
+    import torch
+
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_TORCH:
         raise CheckpointError(
             f"'{file.shown}' is in torch's legacy format, which is read safely only by torch "
@@ -196,7 +201,7 @@ def _kind(tensor: Tensor) -> str | None:
     """Return of what kind a tensor is, unless it is plain."""
     if tensor.is_nested:
         return "nested"
-    if tensor.layout != torch.strided:
+    if str(tensor.layout) != "torch.strided":
         return "sparse"
     if tensor.is_quantized:
         return "quantised"
@@ -209,4 +214,4 @@ def _in_memory(tensor: Tensor) -> TensorInfo:
     size = tensor.untyped_storage().nbytes()
     if tensor.nbytes > max(torch_zip.SMALL, torch_zip.EXPANSION * size):
         raise ValueError(f"it repeats {size:,} bytes of storage as {tensor.nbytes:,}")
-    return TensorInfo(tensor.dtype, tuple(tensor.shape), InMemory(tensor.detach()))
+    return TensorInfo(dtype_of(tensor.dtype), tuple(tensor.shape), InMemory(tensor.detach()))

@@ -9,13 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-import torch
-
 from polyfuse.checkpoints import archive, pickles
 from polyfuse.checkpoints.archive import Entry
 from polyfuse.checkpoints.base import LIMITS, Check, File, Raw, Source, TensorInfo, is_file_name
 from polyfuse.checkpoints.pickles import Global
 from polyfuse.checkpoints.views import Packed, Strided
+from polyfuse.dtypes import DTYPES, DType, item
 from polyfuse.errors import CheckpointError, printable
 
 EXPANSION = 64  # bytes of a tensor to bytes of its storage: `expand` repeats elements
@@ -66,7 +65,7 @@ _FIXES = {
 class StorageKind(NamedTuple):
     """A class of storages: the dtype of its elements."""
 
-    dtype: torch.dtype
+    dtype: DType
 
 
 class Storage(NamedTuple):
@@ -125,19 +124,15 @@ def _unreadable(name: str) -> Callable[..., Unreadable]:
     return lambda *_: Unreadable(kind, _FIXES.get(kind, "save a plain tensor in its place"))
 
 
-def _dtypes() -> dict[tuple[str, str], torch.dtype]:
-    names = (*_STORAGES.values(), *_LATER)
-    return {("torch", name): getattr(torch, name) for name in names if hasattr(torch, name)}
-
+_READABLE = {name: DTYPES[name] for name in (*_STORAGES.values(), *_LATER)}
 
 NAMES: Final[Mapping[tuple[str, str], Any]] = {
     **pickles.PLAIN,
-    **_dtypes(),
+    **{("torch", name): dtype for name, dtype in _READABLE.items()},
     **{
-        ("torch", f"{name}Storage"): StorageKind(getattr(torch, dtype))
-        for name, dtype in _STORAGES.items()
+        ("torch", f"{name}Storage"): StorageKind(DTYPES[dtype]) for name, dtype in _STORAGES.items()
     },
-    ("torch.storage", "UntypedStorage"): StorageKind(torch.uint8),
+    ("torch.storage", "UntypedStorage"): StorageKind(DTYPES["uint8"]),
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor3,
@@ -193,7 +188,7 @@ class TorchZip(NamedTuple):
         if isinstance(record, Unreadable):
             raise ValueError(f"it is a {record.kind} tensor; {record.fix}")
         entry = self.entry(record)
-        if not isinstance(record.dtype, torch.dtype) or record.dtype not in _READABLE:
+        if not isinstance(record.dtype, DType):
             shown = printable(record.dtype) if isinstance(record.dtype, Global) else "unknown"
             raise ValueError(f"its dtype, {shown}, cannot be averaged; save tensor.float() instead")
         _check_numbers(record, entry.size)
@@ -205,7 +200,9 @@ class TorchZip(NamedTuple):
         conjugated, negated = _flips(record)
         if conjugated or negated or not _is_contiguous(record.shape, record.strides):
             shape, strides = record.shape or (1,), record.strides or (1,)
-            return Strided(self.file, entry, offset, shape, strides, conjugated, negated)
+            return Strided(
+                self.file, entry, offset, record.dtype, shape, strides, conjugated, negated
+            )
         if entry.deflated:
             return Packed(self.file, entry, offset)
         return Raw(self.file, entry.offset + offset)
@@ -228,12 +225,9 @@ class TorchZip(NamedTuple):
         if info.count != 1 or entry.size > _NUMBER_BYTES or info.dtype.is_complex:
             return None
         archive.read_entry(self.file, entry, _NUMBER_BYTES)  # checks the CRC
-        out = torch.empty(1, dtype=info.dtype)
+        out = info.dtype.empty(1)
         info.source.fill(out, 0)
-        return out.item()
-
-
-_READABLE = frozenset(_dtypes().values())
+        return item(out, info.dtype)
 
 
 def _natural(what: str, number: Any) -> None:
@@ -307,7 +301,7 @@ def read_tree(file: File, start: int = 0, length: int | None = None) -> TorchZip
         CheckpointError: damaged, of another byte order, or no archive of torch.save.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "a.pt"
         >>> torch.save({"w": torch.arange(12.0)[::3], "epoch": 3}, path)

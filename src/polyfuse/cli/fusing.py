@@ -1,6 +1,5 @@
 """Carry out a merge for the command line: the plan as a table, the work as a bar, the result."""
 
-import gc
 import os
 import shlex
 from collections import Counter
@@ -29,8 +28,9 @@ def hashing(paths: Sequence[Path], *, wanted: bool) -> "Iterator[Digests | None]
         yield None
         return
     from polyfuse.digests import Digests
+    from polyfuse.remembered import Remembered, cache_file
 
-    with Digests(os.cpu_count() or 1) as digests:
+    with Digests(os.cpu_count() or 1, Remembered(cache_file())) as digests:
         digests.begin_apart(file for path in paths for file in _files(path))
         yield digests
 
@@ -66,14 +66,12 @@ def fuse(
     """
     paths = [one.path for one in chosen]
     with hashing(paths, wanted=settings["checksums"] and not dry_run) as digests:
-        torch = _torch()
         from polyfuse.checkpoints.layouts.base import parse_size
         from polyfuse.terminal import Bars
         from polyfuse.weights import average as averaged
 
         size = settings["max_shard_size"]
         settings = settings | {
-            "dtype": getattr(torch, settings["dtype"] or "", None),
             "max_shard_size": None if size is None else parse_size(size),
         }
         if dry_run or show:
@@ -84,17 +82,6 @@ def fuse(
                 return planned
         with Bars(quiet=quiet, in_bytes=True) as bars:
             return averaged(paths, out, digests=digests, progress=bars, **settings)
-
-
-def _torch() -> Any:
-    """Import torch without collecting garbage meanwhile: that takes a tenth of the time."""
-    gc.disable()
-    try:
-        import torch
-    finally:
-        gc.freeze()
-        gc.enable()
-    return torch
 
 
 def _shares(plan: "Plan") -> list[float | None]:

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-import torch
-
 from polyfuse.checkpoints.base import Checkpoint, TensorInfo
+from polyfuse.dtypes import DType
 from polyfuse.errors import printable
 from polyfuse.inspection.base import Progress
 from polyfuse.inspection.contents import is_equal
@@ -97,7 +96,7 @@ def _misfits(
             yield name, f"dtypes differ: '{printable(name)}' is {' and '.join(kinds)}"
 
 
-def _kind(dtype: torch.dtype) -> str:
+def _kind(dtype: DType) -> str:
     return "floating" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polyfuse.checkpoints.base import Checkpoint, bytes_of
+from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.determinism import threads
+from polyfuse.dtypes import bytes_of
 from polyfuse.inspection.base import PIECE, pieces
 from polyfuse.statedict import role
 
@@ -112,7 +113,7 @@ def _equal(checkpoint: Checkpoint) -> Iterator[list[str]]:
     alike: dict[Any, list[str]] = {}
     for name, info in checkpoint.tensors.items():
         if len(info.shape) >= 2 and info.count > 1 and not info.source.whole:
-            head = bytes(bytes_of(checkpoint.read(name, 0, min(info.count, _HEAD))))
+            head = bytes(bytes_of(checkpoint.bits(name, 0, min(info.count, _HEAD))))
             if head != head[: info.dtype.itemsize] * (len(head) // info.dtype.itemsize):
                 alike.setdefault((info.dtype, info.shape, head), []).append(name)
     for names in alike.values():
@@ -140,7 +141,7 @@ def is_equal(one: Checkpoint, name: str, other: Checkpoint, its_name: str) -> bo
     if (infos[0].dtype, infos[0].shape) != (infos[1].dtype, infos[1].shape):
         return False
     return all(
-        bytes_of(one.read(name, start, stop)) == bytes_of(other.read(its_name, start, stop))
+        bytes_of(one.bits(name, start, stop)) == bytes_of(other.bits(its_name, start, stop))
         for start, stop in pieces(infos, PIECE)
     )
 

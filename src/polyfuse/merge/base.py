@@ -5,22 +5,26 @@ the same result is made chunk by chunk: as a linear combination, by the function
 element stands alone, or in two passes where a number over the whole tensor comes first.
 """
 
+from __future__ import annotations
+
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from polyfuse.dtypes import DTYPES
 from polyfuse.errors import PolyfuseError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Numbers over a whole tensor are summed block by block, in order, in fp64; chunks are whole blocks.
 # So they do not depend on the size of a chunk, nor on the number of threads.
 BLOCK = 1 << 16
 # All sums are kept in fp64. fp32 would do for almost all 16-bit numbers, but not for all: where
 # exponents lie far apart it loses bits that decide a tie, in 2 of 350 million elements as measured.
-WIDE = torch.float64
+WIDE = DTYPES["float64"]
 
 
 class Linear(NamedTuple):
@@ -62,11 +66,12 @@ def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
         PolyfuseError: none, shapes that differ, or integers.
 
     Example:
+        >>> import torch
         >>> widened([torch.ones(2, dtype=torch.float16)])[0].dtype
         torch.float64
     """
     check_tensors(tensors)
-    return [t.detach().to(WIDE) for t in tensors]
+    return [t.detach().double() for t in tensors]
 
 
 def check_tensors(tensors: Sequence[Tensor]) -> None:
@@ -76,6 +81,7 @@ def check_tensors(tensors: Sequence[Tensor]) -> None:
         PolyfuseError: no tensors, shapes that differ, or integers.
 
     Example:
+        >>> import torch
         >>> check_tensors([torch.ones(2), torch.ones(3)])
         Traceback (most recent call last):
         polyfuse.errors.PolyfuseError: tensors of one shape are needed, got [(2,), (3,)]
@@ -100,7 +106,8 @@ def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) 
         first: what `total` holds does not count.
 
     Example:
-        >>> total = torch.empty(1, dtype=WIDE)
+        >>> import torch
+        >>> total = torch.empty(1, dtype=torch.float64)
         >>> accumulate(total, torch.ones(1), 2.0, first=True)
         >>> total
         tensor([2.], dtype=torch.float64)
@@ -117,7 +124,8 @@ def divide(total: Tensor, divisor: float) -> None:
     """Divide a sum in place; by a power of two as a product, which is as exact and half as slow.
 
     Example:
-        >>> total = torch.ones(1, dtype=WIDE)
+        >>> import torch
+        >>> total = torch.ones(1, dtype=torch.float64)
         >>> divide(total, 4.0)
         >>> float(total)
         0.25
@@ -133,6 +141,7 @@ def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:
     """Return a linear combination, rounded once, in the first tensor's dtype.
 
     Example:
+        >>> import torch
         >>> combine([torch.tensor([1.0]), torch.tensor([2.0])], Linear((1.0, 1.0), 2.0))
         tensor([1.5000])
     """
@@ -141,7 +150,7 @@ def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:
         raise PolyfuseError(
             f"got {len(linear.coefficients)} weights for {len(terms)} tensors; give one each"
         )
-    total = torch.empty_like(terms[0])
+    total = terms[0].new_empty(terms[0].shape)
     for i, (term, coefficient) in enumerate(zip(terms, linear.coefficients, strict=True)):
         accumulate(total, term, coefficient, first=i == 0)
     divide(total, linear.divisor)
@@ -156,10 +165,11 @@ def measured(tensors: Sequence[Tensor], measure: Callable[[Sequence[Tensor]], Te
         measure: over one block of each.
 
     Example:
+        >>> import torch
         >>> measured([torch.ones(70_000)], lambda ts: ts[0].double().sum())
         tensor(70000., dtype=torch.float64)
     """
-    return reduce(torch.add, measured_blocks(tensors, measure))
+    return reduce(operator.add, measured_blocks(tensors, measure))
 
 
 def measured_blocks(
@@ -172,6 +182,7 @@ def measured_blocks(
         measure: over one block of each.
 
     Example:
+        >>> import torch
         >>> len(measured_blocks([torch.ones(70_000)], lambda ts: ts[0].double().sum()))
         2
     """

@@ -1,12 +1,15 @@
 """What becomes of buffers: `POLICIES`, for what is no parameter and not averaged by accident."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from polyfuse.errors import PolyfuseError
 from polyfuse.merge.base import Linear, combine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shares = Sequence[float]
 
@@ -23,6 +26,7 @@ def average(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
         shares: one a tensor; they sum to 1.
 
     Example:
+        >>> import torch
         >>> average([torch.tensor([1]), torch.tensor([4])], [0.5, 0.5])
         tensor([2])
     """
@@ -36,6 +40,7 @@ def first(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
     """Take the first checkpoint's.
 
     Example:
+        >>> import torch
         >>> first([torch.tensor([1]), torch.tensor([4])], [0.5, 0.5])
         tensor([1])
     """
@@ -46,6 +51,7 @@ def last(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
     """Take the last checkpoint's.
 
     Example:
+        >>> import torch
         >>> last([torch.tensor([1]), torch.tensor([4])], [0.5, 0.5])
         tensor([4])
     """
@@ -56,9 +62,12 @@ def maximum(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
     """Take the largest of every element.
 
     Example:
+        >>> import torch
         >>> maximum([torch.tensor([1]), torch.tensor([4])], [0.5, 0.5])
         tensor([4])
     """
+    import torch
+
     return torch.stack(list(tensors)).amax(0)
 
 
@@ -66,9 +75,12 @@ def total(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
     """Add up; for counters over several runs.
 
     Example:
+        >>> import torch
         >>> total([torch.tensor([1]), torch.tensor([4])], [0.5, 0.5])
         tensor([5])
     """
+    import torch
+
     if tensors[0].dtype.is_floating_point:
         return combine(tensors, Linear((1.0,) * len(tensors)))
     return torch.stack(list(tensors)).sum(0).to(tensors[0].dtype)
@@ -81,11 +93,12 @@ def equal(tensors: Sequence[Tensor], shares: Shares) -> Tensor:
         Unequal: they differ.
 
     Example:
+        >>> import torch
         >>> equal([torch.tensor([1]), torch.tensor([1])], [0.5, 0.5])
         tensor([1])
     """
     for other in tensors[1:]:
-        if not torch.equal(tensors[0], other):
+        if not tensors[0].equal(other):
             raise Unequal("differs between the checkpoints")
     return tensors[0]
 
@@ -101,6 +114,7 @@ def pooled_variance(variances: Sequence[Tensor], means: Sequence[Tensor], shares
         shares: one a model, not negative; they sum to 1.
 
     Example:
+        >>> import torch
         >>> ones = [torch.tensor([1.0])] * 2
         >>> pooled_variance(ones, [torch.tensor([0.0]), torch.tensor([2.0])], [0.5, 0.5])
         tensor([2.])

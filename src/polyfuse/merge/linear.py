@@ -1,12 +1,16 @@
 """Linear merges: means, weighted sums, interpolation, and the basics of task vectors."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.errors import PolyfuseError
 from polyfuse.merge.base import Linear, check_count, combine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def mean(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,13 +1,16 @@
 """Robust merges: the median and the trimmed mean over models, element by element."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.errors import PolyfuseError
 from polyfuse.merge.base import widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def median(tensors: Sequence[Tensor]) -> Tensor:
@@ -23,6 +26,7 @@ def median(tensors: Sequence[Tensor]) -> Tensor:
         PolyfuseError: no tensors, other shapes, or integers.
 
     Example:
+        >>> import torch
         >>> median([torch.tensor([1.0]), torch.tensor([9.0]), torch.tensor([2.0])])
         tensor([2.])
     """
@@ -40,6 +44,7 @@ def trimmed_mean(tensors: Sequence[Tensor], *, cut: float = 0.2) -> Tensor:
         PolyfuseError: `cut` out of range, no tensors, other shapes, or integers.
 
     Example:
+        >>> import torch
         >>> values = [torch.tensor([float(x)]) for x in (1, 2, 3, 4, 90)]
         >>> trimmed_mean(values)
         tensor([3.])
@@ -52,6 +57,8 @@ def trimmed_mean(tensors: Sequence[Tensor], *, cut: float = 0.2) -> Tensor:
 
 def _middle(tensors: Sequence[Tensor], drop: int) -> Tensor:
     """Return the mean of the sorted values without `drop` of them at each end."""
+    import torch
+
     stacked = torch.stack(widened(tensors))
     ordered = stacked.sort(0).values
     kept = ordered[drop : len(tensors) - drop]

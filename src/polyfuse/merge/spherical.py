@@ -1,13 +1,16 @@
 """Spherical interpolation of two tensors (SLERP, Shoemake 1985)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.errors import PolyfuseError
 from polyfuse.merge.base import Linear, check_count, combine, measured, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARALLEL = 0.9995  # |cosine| above which the arc is as good as its chord
 TINY = 1e-8  # a norm that is not divided by
@@ -28,6 +31,7 @@ def slerp(tensors: Sequence[Tensor], *, t: float = 0.5) -> Tensor:
         PolyfuseError: not two tensors, or `t` is not finite.
 
     Example:
+        >>> import torch
         >>> slerp([torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])])
         tensor([0.7071, 0.7071])
     """
@@ -41,9 +45,12 @@ def dots(pair: Sequence[Tensor]) -> Tensor:
     """Return `(a.a, b.b, a.b)` of two flat tensors, fp64.
 
     Example:
+        >>> import torch
         >>> dots([torch.tensor([3.0]), torch.tensor([2.0])]).tolist()
         [9.0, 4.0, 6.0]
     """
+    import torch
+
     a, b = (tensor.double() for tensor in pair)
     return torch.stack([a @ a, b @ b, a @ b])
 
@@ -52,6 +59,7 @@ def along(tensors: Sequence[Tensor], numbers: Tensor, *, t: float = 0.5) -> Tens
     """Interpolate a chunk, the numbers of the whole tensors being known.
 
     Example:
+        >>> import torch
         >>> along([torch.ones(1), torch.ones(1)], torch.ones(3).double())
         tensor([1.])
     """
@@ -62,6 +70,7 @@ def arc(numbers: Tensor, *, t: float = 0.5) -> Linear:
     """Return the coefficients of a and b, given `dots` of the whole tensors.
 
     Example:
+        >>> import torch
         >>> arc(torch.tensor([1.0, 1.0, 1.0])).coefficients
         (0.5, 0.5)
     """

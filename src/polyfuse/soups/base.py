@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polyfuse.checkpoints import open_checkpoint
 from polyfuse.checkpoints.base import Checkpoint
+from polyfuse.dtypes import DType
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.selection import Members
 from polyfuse.statedict import match_names, role
@@ -250,5 +251,5 @@ def _mean_of(name: str) -> str:
     return name.removesuffix("running_var") + "running_mean"
 
 
-def _is_floating(dtype: torch.dtype) -> bool:
+def _is_floating(dtype: DType | torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex

@@ -1,16 +1,20 @@
 """What a merge of checkpoints is before it runs: inputs, outputs, how each tensor is made."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyfuse.checkpoints.base import Checkpoint, Layout, Slot
+from polyfuse.dtypes import DType, dtype_of
 from polyfuse.errors import printable
 from polyfuse.merge.base import Linear
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CHUNK = 1 << 18  # elements of a work item: its buffers stay in the cache
 SHOWN = 5  # names in a message
@@ -42,10 +46,15 @@ class Request:
     out: Path | None = None
     method: str = "mean"
     options: Mapping[str, Any] = field(default_factory=dict)
-    dtype: torch.dtype | None = None
+    dtype: DType | None = None
     policies: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
     max_shard_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take a dtype of torch as well."""
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", dtype_of(self.dtype))
 
 
 class Treatment(NamedTuple):
@@ -64,7 +73,7 @@ class Treatment(NamedTuple):
     """
 
     label: str
-    dtype: torch.dtype
+    dtype: DType
     reads: tuple[str, ...]
     linear: Linear | None = None
     function: Callable[..., Tensor] | None = None
@@ -153,10 +162,11 @@ def listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
-def short(dtype: torch.dtype) -> str:
+def short(dtype: DType | torch.dtype) -> str:
     """Return a dtype's name without `torch.`.
 
     Example:
+        >>> import torch
         >>> short(torch.bfloat16)
         'bfloat16'
     """

@@ -1,19 +1,24 @@
 """Make a stretch of an output out of the inputs' bytes: one wide sum, one rounding, one check."""
 
+from __future__ import annotations
+
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from polyfuse.checkpoints.base import Checkpoint
+from polyfuse.checkpoints.base import Source
+from polyfuse.dtypes import DType, Elements, as_elements, as_tensor, dtype_of
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, divide, measured_blocks
 from polyfuse.merge.buffers import Unequal
-from polyfuse.streaming.base import CHUNK, Item, Plan, Treatment, listed
+from polyfuse.streaming.base import CHUNK, Item, Plan, Treatment, beside, listed
 
-Sink = Callable[[int, str, int, Tensor], None]  # (number of the output, name, start, elements)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sink = Callable[[int, str, int, Elements], None]  # (number of the output, name, start, elements)
 _SHOWN = 10
 
 
@@ -64,20 +69,68 @@ class Census:
 
 
 class Scratch:
-    """Buffers of one thread, made once and used for every chunk."""
+    """Buffers of one thread, made once and used for every chunk; and how it makes its tensor."""
 
     def __init__(self) -> None:
         """No buffers yet."""
-        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[str, str], tuple[Elements, Any]] = {}
+        self._name = ""
+        self._work: Work | None = None
 
-    def get(self, use: str, dtype: torch.dtype, count: int) -> Tensor:
-        """Return a flat buffer; its contents are whatever they were."""
+    def bits(self, use: str, dtype: DType, count: int) -> Elements:
+        """Return room for the bits of a chunk; they are whatever they were."""
+        elements: Elements = self._get(use, dtype, count, _no_view)[0]
+        return elements
+
+    def tensor(self, use: str, dtype: DType, count: int) -> tuple[Elements, Tensor]:
+        """Return room for a chunk twice: its bits, and a flat tensor over the same memory."""
+        pair: tuple[Elements, Tensor] = self._get(use, dtype, count, as_tensor)
+        return pair
+
+    def _get(self, use: str, dtype: DType, count: int, view: Callable[..., Any]) -> Any:
         if count > CHUNK:  # a tensor that is read in one piece: not kept
-            return torch.empty(count, dtype=dtype)
-        if (use, dtype) not in self._kept:
-            self._kept[use, dtype] = torch.empty(CHUNK, dtype=dtype)
-        kept = self._kept[use, dtype]
-        return kept if count == CHUNK else kept[:count]
+            elements = dtype.empty(count)
+            return elements, view(elements, dtype)
+        if (use, dtype.name) not in self._kept:
+            elements = dtype.empty(CHUNK)
+            self._kept[use, dtype.name] = elements, view(elements, dtype)
+        elements, seen = self._kept[use, dtype.name]
+        if count == CHUNK:
+            return elements, seen
+        return elements[:count], None if seen is None else seen[:count]
+
+    def work(self, plan: Plan, name: str) -> Work:
+        """Return what is to be done for a tensor; it has many chunks in a row."""
+        if self._work is None or self._name != name:
+            self._name, self._work = name, work(plan, name)
+        return self._work
+
+
+class Work(NamedTuple):
+    """How a tensor is made, looked up once for all of its chunks.
+
+    Attributes:
+        treatments: one an output.
+        linears: the coefficients of each, where all of them are linear.
+        sources: where the elements come from, with their dtypes.
+    """
+
+    treatments: Sequence[Treatment]
+    linears: Sequence[Linear] | None
+    sources: Sequence[tuple[Source, DType]]
+
+
+def work(plan: Plan, name: str) -> Work:
+    """Look up how a tensor is made."""
+    treatments = [target.treatments[name] for target in plan.targets]
+    linears = [treatment.linear for treatment in treatments if treatment.linear]
+    infos = [checkpoint.info(each) for checkpoint, each in beside(plan.inputs, plan.columns[name])]
+    sources = [(info.source, info.dtype) for info in infos]
+    return Work(treatments, linears if len(linears) == len(treatments) else None, sources)
+
+
+def _no_view(elements: Elements, dtype: DType) -> None:
+    """Return nothing: only the bits are wanted."""
 
 
 def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink) -> None:
@@ -86,37 +139,30 @@ def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink
     Raises:
         CheckpointError: an input cannot be read.
     """
-    treatments = [target.treatments[item.name] for target in plan.targets]
-    if all(treatment.linear for treatment in treatments):
-        _combined(plan, item, treatments, scratch, census, sink)
+    todo = scratch.work(plan, item.name)
+    if todo.linears:
+        _combined(plan, item, todo, scratch, census, sink)
         return
-    for number, treatment in enumerate(treatments):
+    for number, treatment in enumerate(todo.treatments):
         _applied(plan, item, number, treatment, scratch, census, sink)
 
 
 def _combined(
-    plan: Plan,
-    item: Item,
-    treatments: Sequence[Treatment],
-    scratch: Scratch,
-    census: Census,
-    sink: Sink,
+    plan: Plan, item: Item, todo: Work, scratch: Scratch, census: Census, sink: Sink
 ) -> None:
     """Read every input once, and add it to the sums of all outputs."""
-    [sources] = plan.sources([item.name])
+    assert todo.linears is not None  # the caller has looked
     totals: list[Tensor] = []
-    for i, (checkpoint, name) in enumerate(sources):
-        term = _term(checkpoint, name, item, scratch, wide=i > 0)
-        for number, treatment in enumerate(treatments):
-            linear = _linear(treatment)
+    for i, (source, dtype) in enumerate(todo.sources):
+        term = _term(source, dtype, item, scratch)
+        for number, linear in enumerate(todo.linears):
             if i == 0:
-                totals.append(scratch.get(f"total {number}", WIDE, len(term)))
+                totals.append(scratch.tensor(f"total {number}", WIDE, len(term))[1])
             accumulate(totals[number], term, linear.coefficients[i], first=i == 0)
-    for number, (treatment, total) in enumerate(zip(treatments, totals, strict=True)):
-        divide(total, _linear(treatment).divisor)
-        sink(
-            number, item.name, item.start, _narrowed(plan, item, treatment, total, scratch, census)
-        )
+    for number, (linear, total) in enumerate(zip(todo.linears, totals, strict=True)):
+        divide(total, linear.divisor)
+        result = _narrowed(plan, item, todo.treatments[number], total, scratch, census)
+        sink(number, item.name, item.start, result)
 
 
 def _applied(
@@ -138,7 +184,7 @@ def _applied(
     if treatment.measure:
         gathered = (_gathered(plan, piece, treatment)[0] for piece in pieces)
         parts = [measured_blocks(tensors, treatment.measure) for tensors in gathered]
-        numbers = [reduce(torch.add, (part for some in parts for part in some))]
+        numbers = [reduce(operator.add, (part for some in parts for part in some))]
     for piece in pieces:
         groups = _gathered(plan, piece, treatment)
         try:
@@ -147,8 +193,10 @@ def _applied(
             census.differs(item.name)
             return
         if treatment.dtype.is_floating_point:
-            result = _narrowed(plan, piece, treatment, result, scratch, census)
-        sink(number, item.name, piece.start, result)
+            made = _narrowed(plan, piece, treatment, result, scratch, census)
+        else:
+            made = as_elements(result.contiguous())
+        sink(number, item.name, piece.start, made)
 
 
 def side_by_side(plan: Plan, treatment: Treatment) -> int:
@@ -166,8 +214,8 @@ def _called(
     shape = plan.inputs[0].info(treatment.reads[0]).shape
     shaped = [[tensor.view(shape) for tensor in group] for group in groups]
     result = treatment.function(*shaped)
-    if not isinstance(result, Tensor) or tuple(result.shape) != shape:
-        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    if not hasattr(result, "untyped_storage") or tuple(result.shape) != shape:
+        got = tuple(result.shape) if hasattr(result, "untyped_storage") else type(result).__name__
         raise CheckpointError(
             f"{treatment.label} made {got} of '{printable(treatment.reads[0])}', which has shape "
             f"{shape}; the function must return a tensor of its inputs' shape"
@@ -181,25 +229,21 @@ def _gathered(plan: Plan, item: Item, treatment: Treatment) -> list[list[Tensor]
     found = []
     for group in groups:
         raws = [checkpoint.read(name, item.start, item.stop) for checkpoint, name in group]
-        found.append(raws if treatment.exact else [raw.to(WIDE) for raw in raws])
+        found.append(raws if treatment.exact else [raw.to(WIDE.torch) for raw in raws])
     return found
 
 
-def _term(checkpoint: Checkpoint, name: str, item: Item, scratch: Scratch, *, wide: bool) -> Tensor:
-    """Return a stretch of one input, wide or as it is; complex numbers as pairs."""
-    info = checkpoint.info(name)
-    raw = scratch.get("raw", info.dtype, item.stop - item.start)
-    info.source.fill(raw, item.start)
-    if raw.is_complex():
-        raw = torch.view_as_real(raw).reshape(-1)
-    if not wide or raw.dtype == WIDE:
-        return raw
-    return scratch.get("term", WIDE, len(raw)).copy_(raw)
+def _term(source: Source, dtype: DType, item: Item, scratch: Scratch) -> Tensor:
+    """Return a stretch of one input as it is, but for complex numbers: as pairs."""
+    elements, term = scratch.tensor("raw", dtype, item.stop - item.start)
+    source.fill(elements, item.start)
+    if dtype.is_complex:
+        import torch
 
-
-def _linear(treatment: Treatment) -> Linear:
-    assert treatment.linear is not None  # the caller has looked
-    return treatment.linear
+        return torch.view_as_real(term).reshape(-1)
+    if dtype.itemsize == 1:  # torch does not promote them
+        return term.to(WIDE.torch)
+    return term
 
 
 def _narrowed(
@@ -209,21 +253,29 @@ def _narrowed(
     total: Tensor,
     scratch: Scratch,
     census: Census,
-) -> Tensor:
+) -> Elements:
     """Round to the output's dtype, and count what is not finite."""
-    real = treatment.dtype.to_real() if treatment.dtype.is_complex else treatment.dtype
-    limit = torch.finfo(real).max
-    narrow = scratch.get("narrow", real, len(total)).copy_(total)
-    low, high = torch.aminmax(narrow if narrow.element_size() > 1 else total)
+    import torch
+
+    real = (
+        dtype_of(treatment.dtype.torch.to_real()) if treatment.dtype.is_complex else treatment.dtype
+    )
+    limit = torch.finfo(real.torch).max
+    elements, narrow = scratch.tensor("narrow", real, len(total))
+    narrow.copy_(total)
+    low, high = torch.aminmax(narrow if real.itemsize > 1 else total)
+    made = elements.view(treatment.dtype.raw)
     if not (float(low) >= -limit and float(high) <= limit):  # NaN compares as false
-        _count(plan, item, treatment, narrow, census)
-    if treatment.dtype.is_complex:
-        return torch.view_as_complex(narrow.view(-1, 2))
-    return narrow
+        count_nonfinite(plan, item, treatment, made, census)
+    return made
 
 
-def _count(plan: Plan, item: Item, treatment: Treatment, narrow: Tensor, census: Census) -> None:
+def count_nonfinite(
+    plan: Plan, item: Item, treatment: Treatment, made: Elements, census: Census
+) -> None:
     """Look for the NaN and Inf of a stretch in the inputs; else the output's dtype is too small."""
+    import torch
+
     found = False
     for group in plan.sources(treatment.reads):
         for number, (checkpoint, name) in enumerate(group):
@@ -233,7 +285,10 @@ def _count(plan: Plan, item: Item, treatment: Treatment, narrow: Tensor, census:
             if nans or infinities:
                 found = True
                 census.count(number, name, nans, infinities)
-    lost = int((~torch.isfinite(narrow.float())).sum())
+    real = as_tensor(made, treatment.dtype)
+    lost = int(
+        (~(torch.view_as_real(real) if real.is_complex() else real).float().isfinite()).sum()
+    )
     if lost and not found:
         census.overflow(item.name, lost)
 

@@ -1,21 +1,26 @@
 """Carry out a plan: threads that read, sum and write, claims for resuming, provenance last."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.checkpoints.base import Check
-from polyfuse.determinism import threads as torch_threads
+from polyfuse.determinism import threads
 from polyfuse.digests import Digests, crc32
+from polyfuse.dtypes import Elements, torch_is_loaded
 from polyfuse.errors import CheckpointError, printable
+from polyfuse.streaming import plain_mean
 from polyfuse.streaming.base import Item, Plan, Progress, beside, silent
 from polyfuse.streaming.compute import Census, Scratch, compute
 from polyfuse.streaming.outputs import Files, Memory, Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLAIM = 64 << 20  # bytes of output between two claims; each one waits for the disk
 _GLANCE = 0.1  # seconds between two looks at the threads
@@ -55,8 +60,7 @@ def execute(
         ]
         run = _Run(plan, outputs, progress, claim_bytes)
         crcs = _begin(plan, digests)
-        with torch_threads(1):
-            run.work()
+        run.work()
         hashes = _hashes(plan, digests, crcs)
         for checkpoint in plan.inputs:
             checkpoint.check_unchanged()
@@ -75,14 +79,17 @@ class _Run:
         self.plan, self.outputs = plan, outputs
         self.progress, self.claim_bytes = progress, claim_bytes
         self.census = Census()
+        self.plain = not torch_is_loaded() and plain_mean.suits(plan)
+        self.compute = plain_mean.compute if self.plain else compute
         self.lock = threading.Lock()
         self.stopped = False
         done = _claimed(outputs, len(plan.items))
         self.left = iter([n for n in range(len(plan.items)) if n not in done])
+        self.costs = {name: self._bytes(name) for name in plan.columns}
         self.fresh: list[int] = []  # done, not claimed
         self.unclaimed = 0
-        self.read = sum(self._weight(plan.items[n]) for n in done)
-        self.total = sum(self._weight(item) for item in plan.items)
+        self.read = sum(self._cost(plan.items[n])[0] for n in done)
+        self.total = sum(self._cost(item)[0] for item in plan.items)
 
     def work(self) -> None:
         """Do all items: here where there is one thread, else in threads of their own.
@@ -90,11 +97,12 @@ class _Run:
         Raises:
             CheckpointError: what the census found.
         """
-        if self.plan.threads == 1:
-            for _ in self._worked():
-                self._tell()
-        else:
-            self._in_threads()
+        with self._one_thread():
+            if self.plan.threads == 1:
+                for _ in self._worked():
+                    self._tell()
+            else:
+                self._in_threads()
         self.progress("merge", self.total, self.total, "")
         self.census.check(self.plan)
 
@@ -111,9 +119,13 @@ class _Run:
                 self.stopped = True
 
     def _work(self) -> None:
-        torch.set_num_threads(1)
-        for _ in self._worked():
-            pass
+        with self._one_thread():
+            for _ in self._worked():
+                pass
+
+    def _one_thread(self) -> AbstractContextManager[None]:
+        """Keep torch to the thread that calls it, where it is used at all."""
+        return nullcontext() if self.plain else threads(1)
 
     def _worked(self) -> Iterator[int]:
         """Do items as long as there are any; yield the number of each."""
@@ -123,25 +135,30 @@ class _Run:
                 number = next(self.left, None)
             if number is None:
                 return
-            compute(self.plan, self.plan.items[number], scratch, self.census, self._put)
+            self.compute(self.plan, self.plan.items[number], scratch, self.census, self._put)
             self._count(number)
             yield number
 
-    def _put(self, number: int, name: str, start: int, values: Tensor) -> None:
+    def _put(self, number: int, name: str, start: int, values: Elements) -> None:
         self.outputs[number].put(name, start, values)
 
     def _count(self, number: int) -> None:
-        item = self.plan.items[number]
-        slots = [target.slots[item.name] for target in self.plan.targets]
-        written = sum(slot.dtype.itemsize for slot in slots) * (item.stop - item.start)
+        read, written = self._cost(self.plan.items[number])
         with self.lock:
             self.fresh.append(number)
             self.unclaimed += written
-            self.read += self._weight(item)
+            self.read += read
 
-    def _weight(self, item: Item) -> int:
-        pairs = beside(self.plan.inputs, self.plan.columns[item.name])
-        return (item.stop - item.start) * sum(c.info(n).dtype.itemsize for c, n in pairs)
+    def _cost(self, item: Item) -> tuple[int, int]:
+        """Return the bytes that an item reads and writes."""
+        read, written = self.costs[item.name]
+        return read * (item.stop - item.start), written * (item.stop - item.start)
+
+    def _bytes(self, name: str) -> tuple[int, int]:
+        """Return the bytes that are read and written for an element of a tensor."""
+        pairs = beside(self.plan.inputs, self.plan.columns[name])
+        read = sum(checkpoint.info(each).dtype.itemsize for checkpoint, each in pairs)
+        return read, sum(target.slots[name].dtype.itemsize for target in self.plan.targets)
 
     def _tell(self) -> None:
         """Report progress, and claim what is done where enough has come together."""

@@ -1,20 +1,23 @@
 """Where results go: files that are written in place and appear whole, or memory."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from polyfuse import durable
-from polyfuse.checkpoints.base import Layout, bytes_of
+from polyfuse.checkpoints.base import Layout, Slot
 from polyfuse.digests import crc32
+from polyfuse.dtypes import Elements, as_tensor, bytes_of
 from polyfuse.streaming.base import Plan, Target
 from polyfuse.streaming.provenance import note
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Output(Protocol):
@@ -25,7 +28,7 @@ class Output(Protocol):
         """What an earlier attempt claimed."""
         ...
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
+    def put(self, name: str, start: int, values: Elements) -> None:
         """Take some elements of a tensor, from any thread."""
         ...
 
@@ -42,21 +45,30 @@ class Memory:
     """A state dict in memory.
 
     Example:
-        >>> from polyfuse.checkpoints.base import Slot
+        >>> import numpy as np, torch
         >>> memory = Memory({"w": Slot("w", torch.float32, (2,))})
-        >>> memory.put("w", 1, torch.ones(1))
+        >>> memory.put("w", 1, np.array([0x3F800000], np.uint32))
         >>> float(memory.state["w"][1])
         1.0
     """
 
-    def __init__(self, slots: Mapping[str, Any]) -> None:
+    def __init__(self, slots: Mapping[str, Slot]) -> None:
         """Make room for all tensors."""
         self.claims: list[Any] = []
-        self.state = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in slots.items()}
+        self._slots = slots
+        self._kept = {name: s.dtype.empty(s.count) for name, s in slots.items()}
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The tensors, over the memory that was filled."""
+        return {
+            name: as_tensor(self._kept[name], slot.dtype).view(slot.shape)
+            for name, slot in self._slots.items()
+        }
+
+    def put(self, name: str, start: int, values: Elements) -> None:
         """Copy elements; see `Output`."""
-        self.state[name].view(-1)[start : start + len(values)] = values
+        self._kept[name][start : start + len(values)] = values
 
     def claim(self, value: Any) -> None:
         """Do nothing: memory ends with the process."""
@@ -93,10 +105,10 @@ class Files:
         self.claims = self._draft.claims
         self._write_parts(self._layout)
 
-    def put(self, name: str, start: int, values: Tensor) -> None:
+    def put(self, name: str, start: int, values: Elements) -> None:
         """Write elements at their place; see `Output`."""
         file, offset = self._layout.places[name]
-        self._draft.write(file, offset + start * values.element_size(), bytes_of(values))
+        self._draft.write(file, offset + start * values.itemsize, bytes_of(values))
 
     def claim(self, value: Any) -> None:
         """Put everything on disk, then note it in the journal; see `Output`."""

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
-
 from polyfuse.checkpoints.base import Checkpoint, File, Layout, Slot
 from polyfuse.checkpoints.layouts import FOLDERS, format_of, layout_for
+from polyfuse.dtypes import DType
 from polyfuse.errors import CheckpointError, PolyfuseError, printable
 from polyfuse.merge.base import BLOCK, WIDE
 from polyfuse.statedict import match_names
@@ -281,6 +280,6 @@ def _largest(
     return most
 
 
-def _kind(dtype: torch.dtype) -> str:
+def _kind(dtype: DType) -> str:
     """Return what may be merged with each other: any floats; integers of one dtype."""
     return "floating" if dtype.is_floating_point else str(dtype)

@@ -1,22 +1,26 @@
 """Decide how every tensor of an output is made: by the method, or by a policy for buffers."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from polyfuse.checkpoints.base import Checkpoint
+from polyfuse.dtypes import DType
 from polyfuse.errors import PolyfuseError, did_you_mean, printable
 from polyfuse.merge import METHODS
 from polyfuse.merge.base import Linear, Method
 from polyfuse.merge.buffers import POLICIES, pooled_variance
 from polyfuse.statedict import role
 from polyfuse.streaming.base import Request, Treatment, beside, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TASK_VECTORS = ("difference", "add")  # whose running statistics are subtracted and added, too
 
@@ -68,6 +72,8 @@ def checked_options(method: Method, request: Request, count: int) -> Linear | No
         if (
             not method.whole
         ):  # tried on single numbers, so that a misfit is known before any reading
+            import torch
+
             method.function([torch.zeros(1)] * count, **request.options)
     except (TypeError, ValueError) as error:
         raise PolyfuseError(f"{request.method}: {printable(error)}") from error
@@ -119,7 +125,7 @@ def _default(kind: str, floating: bool, averages: bool) -> str | None:
 
 
 def _by_method(
-    name: str, dtype: torch.dtype, request: Request, method: Method, linear: Linear | None
+    name: str, dtype: DType, request: Request, method: Method, linear: Linear | None
 ) -> Treatment:
     label, reads = request.method, (name,)
     if linear:

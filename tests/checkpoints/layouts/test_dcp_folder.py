@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-from written import same, slots_of, some_tensor, write_folder
+from written import in_torch, same, slots_of, some_tensor, write_folder
 
 from polyfuse.checkpoints.base import Slot
 from polyfuse.checkpoints.layouts import torch_file
@@ -53,7 +53,7 @@ def test_torch_loads_it(tmp_path, limit):
 
 
 def test_every_dtype(tmp_path):
-    dtypes = [*torch_file._STORAGES, *torch_file._BARE]
+    dtypes = in_torch([*torch_file._STORAGES, *torch_file._BARE])
     state = {str(dtype): some_tensor(dtype, (2, 3)) for dtype in dtypes}
     folder, _ = folder_of(tmp_path / "out", state)
     assert same(converted(folder, tmp_path / "a.pt"), state)

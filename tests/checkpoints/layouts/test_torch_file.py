@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.serialization import skip_data
 from torch.utils.serialization import config
-from written import same, slots_of, some_tensor, written
+from written import in_torch, same, slots_of, some_tensor, written
 
 from polyfuse.checkpoints.base import Slot
 from polyfuse.checkpoints.layouts import torch_file
@@ -19,7 +19,7 @@ from polyfuse.checkpoints.layouts.base import Contents
 from polyfuse.checkpoints.layouts.torch_file import layout, one_tensor
 from polyfuse.errors import CheckpointError
 
-DTYPES = sorted({*torch_file._STORAGES, *torch_file._BARE}, key=str)
+DTYPES = sorted(in_torch([*torch_file._STORAGES, *torch_file._BARE]), key=str)
 names = st.text(max_size=5).filter(lambda name: name != "_metadata")
 shapes = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 states = st.dictionaries(

@@ -7,6 +7,11 @@ import torch
 from polyfuse.checkpoints.base import Slot
 
 
+def in_torch(dtypes):
+    """Return torch's own of these dtypes, as far as this version has them."""
+    return [dtype.torch for dtype in dtypes if hasattr(torch, dtype.name)]
+
+
 def raw(tensor):
     """Return a tensor's bytes, in the order of flatten()."""
     flat = tensor.detach().contiguous().reshape(-1)

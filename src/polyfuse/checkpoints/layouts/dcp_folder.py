@@ -10,8 +10,6 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from polyfuse.checkpoints.base import Layout, Slot
 from polyfuse.checkpoints.layouts.base import Contents, Folder, folder_beside, in_shards
 from polyfuse.checkpoints.layouts.torch_file import one_tensor, refuse_unloadable
@@ -31,6 +29,7 @@ def layout(contents: Contents) -> Layout:
         CheckpointError: a dtype that torch cannot load, or too many side files.
 
     Example:
+        >>> import torch
         >>> list(layout(Contents([Slot("w", torch.float32, (2,))], {}, {})).files)
         ['__0_0.distcp', '.metadata']
     """
@@ -72,7 +71,9 @@ def _metadata(slots: Mapping[str, Slot], spots: Mapping[str, Spot]) -> bytes:
 
 
 def _tensor_record(metadata: Any, slot: Slot) -> Any:
+    import torch
+
     origin, shape = torch.Size([0] * len(slot.shape)), torch.Size(slot.shape)
     chunk = metadata.ChunkStorageMetadata(offsets=origin, sizes=shape)
-    properties = metadata.TensorProperties(dtype=slot.dtype)
+    properties = metadata.TensorProperties(dtype=slot.dtype.torch)
     return metadata.TensorStorageMetadata(properties=properties, size=shape, chunks=[chunk])

@@ -8,10 +8,10 @@ function's order is random; ours is by name.)
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
-
+from polyfuse import dtypes
 from polyfuse.checkpoints.base import Layout, Slot
 from polyfuse.checkpoints.layouts.base import Contents, refuse_split, refuse_unwritable
+from polyfuse.dtypes import DType
 from polyfuse.errors import CheckpointError, printable
 
 _METADATA = "__metadata__"
@@ -38,9 +38,7 @@ _NAMES = {
     "F4": "float4_e2m1fn_x2",
     "BOOL": "bool",
 }
-DTYPES: dict[torch.dtype, str] = {
-    getattr(torch, dtype): name for name, dtype in _NAMES.items() if hasattr(torch, dtype)
-}
+DTYPES: dict[DType, str] = {dtypes.DTYPES[dtype]: name for name, dtype in _NAMES.items()}
 _ORDER = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 
@@ -51,6 +49,7 @@ def layout(contents: Contents) -> Layout:
         CheckpointError: larger than the limit, or a dtype or name that the format cannot hold.
 
     Example:
+        >>> import torch
         >>> plan = layout(Contents([Slot("w", torch.float32, (2,))], {"tied": "w"}, {}))
         >>> plan.files, plan.places, plan.parts[0][2][8:].decode()
         ({'': 104}, {'w': ('', 96)},

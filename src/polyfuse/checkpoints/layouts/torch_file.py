@@ -12,9 +12,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any, NamedTuple, NoReturn
 
 from polyfuse.checkpoints.base import Checksum, Layout, Slot
 from polyfuse.checkpoints.layouts.base import (
@@ -24,6 +22,7 @@ from polyfuse.checkpoints.layouts.base import (
     refuse_split,
     refuse_unwritable,
 )
+from polyfuse.dtypes import DTYPES
 from polyfuse.errors import printable
 
 _ROOT = "archive"  # the folder in the archive; any name does, also when the file is renamed
@@ -47,8 +46,23 @@ _TYPED = {  # dtypes that have a storage type of their own
 }
 _UNTYPED = ["uint16", "uint32", "uint64", "complex32", "float8_e4m3fn", "float8_e4m3fnuz"]
 _UNTYPED += ["float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2"]
-_STORAGES = {getattr(torch, dtype): getattr(torch, kind) for dtype, kind in _TYPED.items()}
-_BARE = {getattr(torch, dtype) for dtype in _UNTYPED if hasattr(torch, dtype)}
+
+
+class _Name:
+    """Stands for something of torch that the pickle names; torch itself is not needed for that."""
+
+    def __init__(self, name: str, module: str = "torch") -> None:
+        self.name, self.module = name, module
+
+    def __call__(self, *arguments: object) -> NoReturn:
+        """Nobody calls it here; pickle wants to see that it could be done."""
+        raise TypeError(f"{self.name} is only a name")
+
+
+_STORAGES = {DTYPES[dtype]: _Name(kind) for dtype, kind in _TYPED.items()}
+_BARE = {DTYPES[dtype]: _Name(dtype) for dtype in _UNTYPED}
+_UNTYPED_STORAGE = _Name("UntypedStorage", "torch.storage")
+_REBUILD = [_Name(f"_rebuild_tensor_v{version}", "torch._utils") for version in (2, 3)]
 
 
 def layout(contents: Contents) -> Layout:
@@ -58,6 +72,7 @@ def layout(contents: Contents) -> Layout:
         CheckpointError: larger than the limit, or a dtype that torch cannot load.
 
     Example:
+        >>> import torch
         >>> plan = layout(Contents([Slot("w", torch.float32, (2,))], {"tied": "w"}, {}))
         >>> plan.files[""], plan.places, plan.checksums
         (1399, {'w': ('', 768)}, [Checksum(file='', start=768, length=8, places=(780, 1196))])
@@ -77,6 +92,7 @@ def one_tensor(slot: Slot) -> Layout:
         CheckpointError: a dtype that torch cannot load.
 
     Example:
+        >>> import torch
         >>> one_tensor(Slot("w", torch.uint8, (2, 3))).places
         {'w': ('', 704)}
     """
@@ -91,6 +107,7 @@ def refuse_unloadable(slots: Sequence[Slot]) -> None:
         CheckpointError: there are some; all are counted.
 
     Example:
+        >>> import torch
         >>> refuse_unloadable([Slot("w", torch.qint8, (2,))])
         Traceback (most recent call last):
         polyfuse.errors.CheckpointError: a torch file cannot hold 1 tensor: 'w' is torch.qint8; ...
@@ -107,7 +124,7 @@ class _Storage(NamedTuple):
     def persistent_id(self) -> tuple[object, ...]:
         kind = _STORAGES.get(self.slot.dtype)
         if kind is None:
-            return ("storage", torch.UntypedStorage, self.key, "cpu", self.slot.nbytes)
+            return ("storage", _UNTYPED_STORAGE, self.key, "cpu", self.slot.nbytes)
         return ("storage", kind, self.key, "cpu", self.slot.count)
 
 
@@ -123,12 +140,23 @@ class _Tensor:
         hooks: OrderedDict[str, object] = OrderedDict()
         what = (self.storage, 0, shape, _strides(shape), False, hooks)
         if slot.dtype in _STORAGES:
-            return torch._utils._rebuild_tensor_v2, what
-        return torch._utils._rebuild_tensor_v3, (*what, slot.dtype)
+            return _REBUILD[0], what
+        return _REBUILD[1], (*what, _BARE[slot.dtype])
 
 
-class _Pickler(pickle.Pickler):
-    """Writes storages as references to records of the archive."""
+class _Pickler(pickle._Pickler):
+    """Writes storages as references to records of the archive, and names without looking them up.
+
+    It is the documented `pickle.Pickler` in Python, which can do that; the one in C cannot.
+    """
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def _save_name(self, value: _Name) -> None:
+        self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
+
+    dispatch[_Name] = _save_name  # type: ignore[assignment]  # typeshed knows little of this class
 
     def persistent_id(self, value: object) -> tuple[object, ...] | None:
         return value.persistent_id() if isinstance(value, _Storage) else None
