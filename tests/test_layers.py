@@ -57,6 +57,7 @@ FLOORS = [
     ["recipes.schema"],
     ["recipes.folder"],
     ["recipes.run"],
+    ["integrations"],
     ["cli.fusing"],
     ["cli"],
     [""],  # the contents page

@@ -12,13 +12,29 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from polyfuse.errors import printable
 from polyfuse.recipes.source import Path_, Source, unknown
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 Trusted = bool | Collection[str]  # all names of code, none, or these
+
+
+class Strict(BaseModel):
+    """What a part of a recipe has, key by key; nothing else, and nothing converted."""
+
+    model_config = STRICT
+
+
+def limits(**given: Any) -> Any:
+    """Return the limits or default of a value: `ge`, `lt`, `pattern`, ..., as pydantic has them.
+
+    Example:
+        >>> limits(ge=1).metadata
+        [Ge(ge=1)]
+    """
+    return Field(**given)
 
 
 class Kind(NamedTuple):

@@ -9,9 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, get_type_hints
-
-from pydantic import BaseModel, Field
+from typing import Annotated, Any, get_type_hints
 
 from polyfuse.averaging import RULES, Timing
 from polyfuse.compare import FUSIONS
@@ -23,10 +21,11 @@ from polyfuse.losses import LOSSES
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
 from polyfuse.recipes.components import (
-    STRICT,
     Kind,
+    Strict,
     Trusted,
     component,
+    limits,
     resolve,
     schema_of,
     validated,
@@ -51,25 +50,23 @@ KINDS = {
 LISTS: dict[str, list[Any]] = {"fusions": ["mean_probability"], "soups": []}  # and their defaults
 
 
-class _Scoreboard(BaseModel):
-    model_config = STRICT
-    replicates: int = Field(default=2000, ge=1)
+class _Scoreboard(Strict):
+    replicates: Annotated[int, limits(ge=1)] = 2000
 
 
-class _Recipe(BaseModel):
+class _Recipe(Strict):
     """The outline; what stands in `Any` is checked against a function's signature."""
 
-    model_config = STRICT
-    name: str = Field(pattern=r"^[^./\\\\][^/\\\\]*$")  # it names the RUN folder
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    name: Annotated[str, limits(pattern=r"^[^./\\\\][^/\\\\]*$")]  # it names the RUN folder
+    seed: Annotated[int, limits(ge=0, lt=1 << 32)] = 0
     data: Any
     model: Any
     training: Any
-    fit: Any = {}
-    averaging: Any = {}
-    fusions: list[Any] = ["mean_probability"]
-    soups: list[Any] = []
-    scoreboard: Any = {}
+    fit: Any = None
+    averaging: Any = None
+    fusions: list[Any] = limits(default_factory=list)
+    soups: list[Any] = limits(default_factory=list)
+    scoreboard: Any = None
 
 
 @dataclass(frozen=True)
