@@ -57,3 +57,10 @@ def one_draft(path):
     with durable.draft(path, ONE, key="k") as output:
         output.write("", 0, b"0123")
         output.claim(1)
+
+
+def read(output, name, offset, length):
+    """Return bytes of a draft."""
+    buffer = bytearray(length)
+    output.read_into(name, offset, memoryview(buffer))
+    return bytes(buffer)

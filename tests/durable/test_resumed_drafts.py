@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from attempts import ONE, PAIR, interrupted, names, one_draft, spying
+from attempts import ONE, PAIR, interrupted, names, one_draft, read, spying
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ def test_a_stopped_draft_is_resumed(tmp_path, monkeypatch, keep):
     seen = spying(monkeypatch, "ftruncate", "posix_fallocate", "pwrite")
     with durable.draft(tmp_path / "a", ONE, key="k", resume=True, keep=keep) as output:
         assert output.claims == [0, 1]
-        assert output.read("", 0, 4) == b"0123"
+        assert read(output, "", 0, 4) == b"0123"
         output.write("", 4, b"4567")
         assert seen == ["pwrite"]
     assert (tmp_path / "a").read_bytes() == b"01234567"
@@ -59,7 +59,7 @@ def test_without_resume_an_old_draft_is_thrown_away(tmp_path, sizes):
     interrupted(tmp_path / "out", sizes)
     with durable.draft(tmp_path / "out", sizes, key="another") as output:
         assert output.claims == []
-        assert output.read(next(iter(sizes)), 0, 4) == b"\0\0\0\0"
+        assert read(output, next(iter(sizes)), 0, 4) == b"\0\0\0\0"
     assert names(tmp_path) == ["out"]
 
 
@@ -136,7 +136,7 @@ def test_a_folder_that_was_in_place_when_the_attempt_was_stopped_is_done(tmp_pat
     assert names(tmp_path) == [".m.polyfuse-0-1.tmp", "m"]
     with durable.draft(tmp_path / "m", PAIR, key="k", resume=True) as output:
         assert (output.done, output.claims) == (True, [1])
-        assert output.read("a", 0, 4) == b"0123"
+        assert read(output, "a", 0, 4) == b"0123"
         with pytest.raises(DiskError):
             output.write("a", 0, b"changed in place"[:4])
     assert names(tmp_path) == ["m"]
@@ -259,7 +259,7 @@ def test_a_draft_stopped_anywhere_is_resumed_to_the_same_bytes(
     def attempt(stop):
         with durable.draft(target, sizes, key="k", resume=True) as output:
             finished = {tuple(stretch) for claim in output.claims for stretch in claim}
-            assert all(output.read(n, a, b - a) == contents[n][a:b] for n, a, b in finished)
+            assert all(read(output, n, a, b - a) == contents[n][a:b] for n, a, b in finished)
             fresh = [stretch for stretch in stretches if stretch not in finished]
             for i, (name, a, b) in enumerate(fresh):
                 if i == stop:

@@ -81,7 +81,7 @@ def load_checkpoint(path: str | Path, key: str | None = None) -> dict[str, Tenso
     with open_checkpoint(path, key) as checkpoint:
         state = checkpoint.state_dict()
         for check in checkpoint.checks:
-            if crc32(check.file.read, check.start, check.length) != check.crc:
+            if crc32(check.file.read_into, check.start, check.length) != check.crc:
                 raise CheckpointError(
                     f"'{check.file.shown}', '{printable(check.name)}': its CRC is not the stated "
                     "one; the file is damaged: fetch or save it again"

@@ -75,28 +75,25 @@ class Draft:
             raise disk_error(error, self._path / name, size) from error
         self._unsynced[name] = True  # only now: a claim meanwhile could not have synced it
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return bytes that were written.
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer with bytes that were written.
 
         Raises:
             RunError: they are not there, or the system reports an error.
         """
-        self._check_range(name, offset, length)
-        parts = []
-        while length:
+        self._check_range(name, offset, len(buffer))
+        while buffer:
             try:
-                part = os.pread(self._files[name], length, offset)
+                count = os.preadv(self._files[name], [buffer], offset)
             except OSError as error:
                 raise RunError(
                     f"cannot read '{printable(self._path / name)}': {error.strerror}"
                 ) from None
-            if not part:
+            if not count:
                 raise RunError(
                     f"'{printable(self._path / name)}' was truncated while it was written"
                 )
-            parts.append(part)
-            offset, length = offset + len(part), length - len(part)
-        return b"".join(parts)
+            buffer, offset = buffer[count:], offset + count
 
     def claim(self, value: Any) -> None:
         """Put on disk what was written, then note in the journal what it is.

@@ -179,7 +179,7 @@ def _begin(plan: Plan, digests: Digests | None) -> list[tuple[Check, Future[int]
     for checkpoint in plan.inputs:
         digests.begin(file.path for file in checkpoint.files)
         for check in checkpoint.checks:
-            crc = digests.later(crc32, check.file.read, check.start, check.length)
+            crc = digests.later(crc32, check.file.read_into, check.start, check.length)
             found.append((check, crc))
     return found
 

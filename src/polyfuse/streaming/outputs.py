@@ -136,7 +136,7 @@ def write_checksums(layout: Layout, draft: durable.Draft) -> None:
         DiskError: the file system refused.
     """
     for file, start, length, places in layout.checksums:
-        crc = crc32(partial(draft.read, file), start, length)
+        crc = crc32(partial(draft.read_into, file), start, length)
         for place in places:
             draft.write(file, place, crc.to_bytes(4, "little"))
 
