@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import polyfuse
 from polyfuse import METHODS, FitOptions, durable
+from polyfuse.averaging import RULES
 from polyfuse.checkpoints.base import LIMITS
 from polyfuse.data.arrays import _LIMIT
 from polyfuse.data.images import _PIXELS
@@ -74,3 +76,12 @@ def test_weights_page_names_every_method_and_policy():
     page = read("weights.md")
     assert all(f"`{name}`" in page for name in METHODS)
     assert all(name in page for name in POLICIES)
+
+
+def test_averaging_page_names_every_rule_and_its_options():
+    page = read("averaging.md")
+    for name, make in RULES.items():
+        assert f"`{name}`" in page
+        assert all(
+            f"`{option}`" in page or f"`{option}=" in page for option in signature(make).parameters
+        )

@@ -156,7 +156,7 @@ def test_epochs_of_tanh_ema_are_numbered_by_checkpoints():
 
 
 def test_the_output_holds_the_coefficients_and_can_be_verified(tmp_path):
-    _, paths = trained(tmp_path, {}, steps=4, dtype=torch.float32)
+    _, paths = trained(tmp_path, {"kept": swa()}, steps=4, dtype=torch.float32)
     found = synthesise(paths, ema(0.7))
     out = tmp_path / "ema.safetensors"
     found.average(out, dtype=torch.bfloat16)
