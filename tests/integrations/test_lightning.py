@@ -13,7 +13,7 @@ from torch import nn
 import tiny
 from polyfuse.averaging import ema, half_life, swa, tanh_ema
 from polyfuse.errors import MissingExtraError, PolyfuseError
-from polyfuse.integrations import lightning as module
+from polyfuse.integrations import base
 from polyfuse.integrations.lightning import OWN, AveragingCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -356,7 +356,7 @@ def test_names_and_rules_are_checked():
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
-    module._with_lightning.cache_clear()
+    base._with_bases.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'polyfuse\[lightning\]'"):
         AveragingCallback({"ema": ema()})

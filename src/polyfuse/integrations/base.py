@@ -1,13 +1,70 @@
 """What every trainer's callback does with averages: begun late, swapped in and out, resumed."""
 
 import contextlib
+import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from itertools import compress
+from typing import Any, ClassVar
 
 from torch import nn
 
 from polyfuse.averaging import Averages, AveragingRule
-from polyfuse.errors import PolyfuseError, did_you_mean, printable
+from polyfuse.errors import MissingExtraError, PolyfuseError, did_you_mean, printable
+
+
+class Late:
+    """A class whose base classes of other packages are loaded when it makes its first instance.
+
+    So what it is can be told, imported and subclassed without those packages.
+
+    Attributes:
+        foreign: module and name of each base; at least one has to be installed.
+        extra: of polyfuse, that installs one.
+
+    Example:
+        >>> class Ordered(Late):
+        ...     foreign = (("collections", "OrderedDict"),)
+        >>> isinstance(Ordered(), dict)
+        True
+    """
+
+    foreign: ClassVar[tuple[tuple[str, str], ...]] = ()
+    extra: ClassVar[str] = ""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Make an instance of this class and of those that are installed.
+
+        Raises:
+            MissingExtraError: none of them is.
+        """
+        own: Any = cls
+        made = _with_bases(own)
+        return super(Late, made).__new__(made)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the class that can be imported, for trainers that spawn processes."""
+        return _blank, (type(self).__mro__[1],), vars(self)
+
+
+def _blank(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+@cache
+def _with_bases(cls: Any) -> Any:
+    packages = [module.partition(".")[0] for module, _ in cls.foreign]
+    there = [importlib.util.find_spec(package) is not None for package in packages]
+    if not any(there):
+        raise MissingExtraError(
+            f"{cls.__name__} needs {' or '.join(packages)}; "
+            f"install it: pip install 'polyfuse[{cls.extra}]'"
+        )
+    pairs = compress(cls.foreign, there)
+    bases = [getattr(importlib.import_module(module), name) for module, name in pairs]
+    facts = {key: getattr(cls, key) for key in ("__module__", "__qualname__", "__doc__")}
+    return type(cls.__name__, (cls, *bases), facts)
 
 
 class Tracking:

@@ -1,21 +1,18 @@
 """Averages in Lightning: a callback for the Trainer of `lightning` and of `pytorch_lightning`."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from polyfuse.averaging import Averages, AveragingRule
 from polyfuse.averaging.structure import clean
-from polyfuse.errors import CheckpointError, MissingExtraError, PolyfuseError, printable
-from polyfuse.integrations.base import Count, Tracking
+from polyfuse.errors import CheckpointError, PolyfuseError, printable
+from polyfuse.integrations.base import Count, Late, Tracking
 
 # The weights in training, in a checkpoint whose `state_dict` is an average.
 OWN = "polyfuse_own_weights"
 
 
-class AveragingCallback:
+class AveragingCallback(Late):
     """Keep running averages of a LightningModule, and validate with one of them.
 
     The averages are updated after each step of the optimiser: not after a batch whose gradients are
@@ -51,11 +48,8 @@ class AveragingCallback:
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> "AveragingCallback":
-        """Make a callback of the packages that are installed; they load only now."""
-        own: Any = cls
-        made: AveragingCallback = object.__new__(_with_lightning(own))
-        return made
+    foreign = (("lightning.pytorch", "Callback"), ("pytorch_lightning", "Callback"))
+    extra = "lightning"
 
     def __init__(
         self,
@@ -75,10 +69,6 @@ class AveragingCallback:
         self._stage, self._running = "", False
         self._module: Any = None
         self._state: Mapping[str, Any] | None = None  # to go on from
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the class that can be imported, for strategies that spawn processes."""
-        return _made, (type(self).__mro__[1],), vars(self)
 
     @property
     def averages(self) -> Averages:
@@ -198,21 +188,3 @@ class AveragingCallback:
                 "save_weights_only=True, so callbacks are left out and its weights would not be "
                 "the average; use save_weights_only=False"
             )
-
-
-def _made(cls: Any) -> Any:
-    return cls.__new__(cls)
-
-
-@cache
-def _with_lightning(cls: Any) -> Any:
-    """Return the class as one of Lightning's callbacks, of each package that is installed."""
-    known = ("lightning.pytorch", "pytorch_lightning")
-    there = [name for name in known if importlib.util.find_spec(name.partition(".")[0])]
-    if not there:
-        raise MissingExtraError(
-            "AveragingCallback needs Lightning; install it: pip install 'polyfuse[lightning]'"
-        )
-    bases = [importlib.import_module(f"{name}.callbacks").Callback for name in there]
-    facts = {key: getattr(cls, key) for key in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls, *bases), facts)
