@@ -109,8 +109,34 @@ def test_where_a_fork_is_not_safe_threads_hash(tmp_path):
 def test_hashes_of_a_process_that_died_are_made_here(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"one")
     monkeypatch.setattr(module, "_may_fork", lambda: True)
-    monkeypatch.setattr(module, "_hash_apart", lambda paths, say: os._exit(1))
+    monkeypatch.setattr(module, "_hash_apart", lambda paths, claims, say: os._exit(1))
     with Digests() as digests, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: threads and a fork
         digests.begin_apart([tmp_path / "a"])
         assert digests.sha256(tmp_path / "a") == hashlib.sha256(b"one").hexdigest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it forks on Linux only")
+def test_who_waits_hashes_what_the_other_process_has_not_come_to(tmp_path, monkeypatch):
+    first_only = module._hash_apart
+    monkeypatch.setattr(module, "_may_fork", lambda: True)
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    released, release = os.pipe()
+
+    def stuck(paths, claims, say):
+        claims[0] = module._THEIRS
+        os.read(released, 1)
+        first_only(paths[:1], bytearray(1), say)
+
+    monkeypatch.setattr(module, "_hash_apart", stuck)
+    with Digests() as digests, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        digests.begin_apart(paths)
+        for path in paths[1:]:
+            assert digests.sha256(path) == hashlib.sha256(path.name.encode()).hexdigest()
+        os.write(release, b"x")
+        assert digests.sha256(paths[0]) == hashlib.sha256(b"a").hexdigest()
+    os.close(released)
+    os.close(release)

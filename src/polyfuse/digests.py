@@ -4,13 +4,15 @@ One core hashes the inputs while another imports torch. This file imports nothin
 """
 
 import hashlib
+import mmap
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +28,7 @@ except ImportError:  # there is no wheel for every machine
 
 PIECE = 1 << 20
 _HASHED = 4 << 20  # bytes a call: Python's lock is given up for so long
+_FREE, _THEIRS, _OURS = 0, 1, 2
 Result = TypeVar("Result")
 Identity = tuple[int, int, int, int]  # device, inode, size, time of change in ns
 
@@ -49,6 +52,8 @@ class Digests:
         self._pool = ThreadPoolExecutor(threads, "digest")
         self._begun: dict[Identity, Future[str]] = {}
         self._apart: BaseProcess | None = None
+        self._shared: list[tuple[Identity, Path]] = []  # what the other process hashes
+        self._claims: Any = b""  # who has taken each of these
         self._ended = False
 
     def begin(self, paths: Iterable[Path]) -> None:
@@ -78,23 +83,49 @@ class Digests:
         if not _may_fork():
             self.begin(todo.values())
             return
+        self._shared = list(todo.items())
+        self._claims = mmap.mmap(-1, len(todo))  # shared with the other process
+        self._begun |= {identity: Future() for identity in todo}
         context = multiprocessing.get_context("fork")
         seen, say = context.Pipe(duplex=False)
-        self._apart = context.Process(target=_hash_apart, args=(list(todo.values()), say))
+        arguments = ([path for _, path in self._shared], self._claims, say)
+        self._apart = context.Process(target=_hash_apart, args=arguments)
         self._apart.start()
         say.close()  # ours; the end of theirs is then seen
-        self._begun |= {identity: Future() for identity in todo}
-        self._pool.submit(self._listen, seen, todo)
+        self._pool.submit(self._listen, seen)
 
-    def _listen(self, seen: Connection, todo: dict[Identity, Path]) -> None:
-        """Take the hashes as they come; make those that do not come."""
-        for identity, path in todo.items():
+    def _listen(self, seen: Connection) -> None:
+        """Take the hashes as they come; make those that the other process took and did not send."""
+        while True:
             try:
-                self._begun[identity].set_result(seen.recv() or self._sha256(path))
+                number, digest = seen.recv()
             except (EOFError, OSError):
-                self._begun[identity].set_result(self._sha256(path))
-            except CheckpointError as error:
-                self._begun[identity].set_exception(error)
+                break
+            if digest:
+                self._settle(number, digest)
+            else:
+                self._hash_here(number)
+        for number, (identity, _) in enumerate(self._shared):
+            if self._claims[number] != _OURS and not self._begun[identity].done():
+                self._hash_here(number)
+
+    def _help(self) -> None:
+        """Hash what the other process has not come to, from the end: somebody waits for it."""
+        for number in reversed(range(len(self._shared))):
+            if self._claims[number] == _FREE and not self._ended:
+                self._claims[number] = _OURS
+                self._hash_here(number)
+
+    def _hash_here(self, number: int) -> None:
+        try:
+            self._settle(number, self._sha256(self._shared[number][1]))
+        except CheckpointError as error:
+            self._settle(number, error)
+
+    def _settle(self, number: int, found: str | CheckpointError) -> None:
+        future = self._begun[self._shared[number][0]]
+        with suppress(InvalidStateError):  # both took the file at the same moment
+            future.set_result(found) if isinstance(found, str) else future.set_exception(found)
 
     def sha256(self, path: Path) -> str:
         """Return a file's SHA-256 as 64 hexadecimal digits, once it is there.
@@ -106,6 +137,8 @@ class Digests:
         identity = _identity(path)
         if identity is None or identity not in self._begun:
             raise CheckpointError(f"cannot read '{printable(path)}': it is no regular file")
+        if not self._begun[identity].done():
+            self._help()
         digest = self._begun[identity].result()
         if _identity(path) != identity:
             raise CheckpointError(
@@ -174,16 +207,19 @@ def _sha256(path: Path, ended: Callable[[], bool] = lambda: False) -> str:
     return digest.hexdigest()
 
 
-def _hash_apart(paths: Iterable[Path], say: Connection) -> None:
-    """Send the hash of each file, or nothing for one that cannot be read."""
+def _hash_apart(paths: Sequence[Path], claims: Any, say: Connection) -> None:
+    """Send the number and the hash of each file, or no hash for one that cannot be read."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    for path in paths:
+    for number, path in enumerate(paths):
+        if claims[number] != _FREE:
+            continue
+        claims[number] = _THEIRS
         try:
             digest = _sha256(path)
         except CheckpointError:
             digest = ""
         try:
-            say.send(digest)
+            say.send((number, digest))
         except OSError:  # the parent is gone
             return
 
