@@ -58,7 +58,8 @@ FLOORS = [
     ["recipes.folder"],
     ["recipes.run"],
     ["integrations"],
-    ["cli.fusing"],
+    ["cli.base"],
+    ["cli.fusing", "cli.synthesis"],
     ["cli"],
     [""],  # the contents page
 ]

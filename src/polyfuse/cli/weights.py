@@ -1,7 +1,6 @@
 """The verbs that make one checkpoint out of several: average and merge."""
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from polyfuse.cli.base import Argument, BadParameter, Json, Option, Quiet, app, told
 from polyfuse.cli.fusing import facts, fuse, show_done
+from polyfuse.cli.synthesis import (
+    At,
+    Decay,
+    Every,
+    Options,
+    Rule,
+    Stored,
+    by_rule,
+    check_rule,
+    floats,
+    rule_facts,
+    show_rule,
+)
 from polyfuse.errors import PolyfuseError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -126,6 +138,12 @@ def average(
     normalize: Annotated[
         bool, Option("--normalize/--no-normalize", help="Divide by the sum of the weights.")
     ] = True,
+    rule: Rule = None,
+    decay: Decay = None,
+    options: Options = None,
+    every: Every = None,
+    at: At = None,
+    stored: Stored = None,
     dtype: Dtype = None,
     key: Key = None,
     include: Include = None,
@@ -143,9 +161,11 @@ def average(
 ) -> None:
     """Average checkpoints of any format and size into one, exactly."""
     _check_selection(between, last, best, metric, table, lower)
-    numbers = None if weights is None else _weights(weights)
+    numbers = None if weights is None else floats(weights, "0.5,0.3,0.2", "--weights")
     if weights is None and not normalize:
         raise BadParameter("it goes with --weights; give them", param_hint="--no-normalize")
+    wishes = check_rule(rule, weights, decay=decay, set=options, every=every, at=at, stored=stored)
+    ruled = _options(options) | ({} if decay is None else {"decay": decay})
     settings = _settings(
         dtype,
         policy,
@@ -174,9 +194,15 @@ def average(
             table=table,
             lower_is_better=lower,
         )
+        if rule is not None:
+            chosen, found = by_rule(chosen, rule, ruled, wishes)
+            settings["weights"] = numbers = found.shares
+            if not as_json:
+                show_rule(rule, found)
         _check_chosen(out, chosen, numbers)
         done = fuse(out, chosen, settings, dry_run=dry_run, show=not as_json, quiet=quiet)
-        tell(facts(out, chosen, done), lambda: show_done(out, done))
+        extra = {} if rule is None else {"rule": rule_facts(rule, found)}
+        tell(facts(out, chosen, done) | extra, lambda: show_done(out, done))
 
 
 @app.command(
@@ -218,7 +244,7 @@ def merge(
         policy,
         form,
         method=method,
-        options={name: _value(text) for name, text in _pairs(options, "--set")},
+        options=_options(options),
         key=key,
         include=include or (),
         exclude=exclude or (),
@@ -264,14 +290,8 @@ def _check_selection(
             raise BadParameter(str(error), param_hint="--range") from None
 
 
-def _weights(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise BadParameter(f"{text!r} is not like 0.5,0.3,0.2", param_hint="--weights")
-    return numbers
+def _options(texts: Sequence[str] | None) -> dict[str, Any]:
+    return {name: _value(text) for name, text in _pairs(texts, "--set")}
 
 
 def _settings(
