@@ -31,7 +31,7 @@ class Alarm:
         hurt = [name for name, track in tracks.items() if _bad(track)]
         late = f"; {some(hurt)} took it in before, go back to a saved state" if hurt else ""
         self._complain(
-            f"NaN or infinity in the weights {some(lookout.found())} at step {step:,}; the averages "
+            f"NaN or infinity in the weights {some(lookout.found())} at step {step:,}; averages "
             f"leave out this update{late}; lower the learning rate, or clip gradients"
         )
         return False

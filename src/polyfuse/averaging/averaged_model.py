@@ -70,7 +70,7 @@ class AveragedModel(nn.Module):
             self.module.to(device)
         self.register_buffer("n_averaged", torch.tensor(0, dtype=torch.long, device=device))
         self._averages = Averages(self.module, {_NAME: rule or swa()}, **self._options)
-        self._followed: nn.Module = self.module
+        self._followed = [self.module]  # in a list, so that it is no module of this one
         self._buffer_homes: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = []
         self._extra: dict[str, Any] | None = None
         self._shadow: Shadow | None = None
@@ -99,7 +99,7 @@ class AveragedModel(nn.Module):
             TrainingError: as `Averages.update`.
             CheckpointError: likewise.
         """
-        if unwrap(model) is not self._followed:
+        if unwrap(model) is not self._followed[0]:
             self._follow(unwrap(model))
         self._link(pull=True)
         self._averages.update(samples=samples, tokens=tokens)
@@ -141,7 +141,7 @@ class AveragedModel(nn.Module):
             for key in module._buffers
             if f"{clean(name)}.{key}".lstrip(".") not in averaged
         ]
-        self._followed = model
+        self._followed = [model]
 
     def _own(self) -> Mapping[str, Tensor]:
         """Return the module's tensors that are averages."""

@@ -82,7 +82,7 @@ class Averages:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         nonfinite: str = "error",
-        looks: int = 16,
+        looks: int = 32,
     ) -> None:
         """Allocate the averages; nothing is averaged yet."""
         check_options(rules, dtype, nonfinite, looks)
@@ -311,7 +311,7 @@ class Averages:
 
     def _hold(self, model: nn.Module) -> None:
         """Take hold of a model's tensors, and move the averages where they have to."""
-        known = self._subject.tensors.averaged
+        known = self._subject.shapes
         self._subject = Subject(model, known=known, **self._settings)
         for track in self._tracks.values():
             track.move(self._subject.slots)

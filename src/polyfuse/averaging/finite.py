@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from polyfuse.averaging.shadows import CHUNK, FAR_CHUNK, is_dense, wide
+from polyfuse.averaging.shadows import FAR_CHUNK, is_dense, wide
+
+# Elements of a look, at most: small, so that looks are of one size.
+PIECE = 1 << 17
 
 
 class Lookout:
@@ -84,12 +87,12 @@ def pieces(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
     """Yield tensors, large ones cut, so that no look at one needs much memory.
 
     Example:
-        >>> [piece.numel() for piece in pieces([torch.zeros(3), torch.zeros(CHUNK + 1)])]
+        >>> [piece.numel() for piece in pieces([torch.zeros(3), torch.zeros(PIECE + 1)])]
         [3, 131072, 1]
     """
     for tensor in tensors:
         if is_dense(tensor):
-            size = CHUNK if tensor.device.type == "cpu" else FAR_CHUNK
+            size = PIECE if tensor.device.type == "cpu" else FAR_CHUNK
             yield from torch.split(tensor.as_strided((tensor.numel(),), (1,)), size)
         else:
             yield tensor

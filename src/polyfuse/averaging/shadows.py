@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Elements that are read at once where several averages take them in, or where they are gathered.
 # On a CPU they and their averages fit the caches; elsewhere a launch costs more than a cache saves.
-CHUNK = 1 << 17
+CHUNK = 1 << 19
 FAR_CHUNK = 1 << 24
 WHOLE = 1 << 62
 

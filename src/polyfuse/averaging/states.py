@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from polyfuse.averaging.shadows import local
-from polyfuse.averaging.structure import differences, like, some
+from polyfuse.averaging.structure import differences, like, shapes_of, some
 from polyfuse.averaging.tracks import COUNTERS, Track
 from polyfuse.errors import CheckpointError, printable
 
@@ -29,7 +29,7 @@ def write(
     for name, track in tracks.items():
         rows: list[dict[str, Tensor]] = track.rows()
         if not track.is_loose:
-            rows = [{key: like(tensors[key], row[key]) for key in row} for row in rows]
+            rows = [{key: _apart(like(tensors[key], row[key])) for key in row} for row in rows]
         averages[name] = {
             **_said(track),
             **{key: getattr(track, key) for key in COUNTERS},
@@ -65,6 +65,11 @@ def read(
     return state["step"], state["epoch"]
 
 
+def _apart(tensor: Tensor) -> Tensor:
+    """Copy a complex tensor: torch saves no memory that real and complex tensors share."""
+    return tensor.clone() if tensor.is_complex() else tensor
+
+
 def _said(track: Track) -> dict[str, Any]:
     """Return what rule an average has, and when."""
     rule, timing = track.rule, track.timing
@@ -85,7 +90,7 @@ def _faults(
         if name in held and not track.is_loose:
             titles = ("the averages", "the checkpoint")
             for row in held[name]["rows"]:
-                yield from differences(tensors, row, titles)
+                yield from differences(shapes_of(tensors), shapes_of(row), titles)
 
 
 def _take(track: Track, held: Mapping[str, Any]) -> None:

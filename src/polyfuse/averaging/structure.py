@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ from polyfuse.errors import CheckpointError, did_you_mean, printable
 # What torch puts into names for modules that are compiled, checkpointed or sharded by FSDP1.
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _SHOWN = 5
+# Where a tensor's values are, and how they lie there.
+_PLACE = (Tensor.data_ptr, Tensor.stride, attrgetter("shape"), attrgetter("dtype"))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -119,17 +121,19 @@ def _refuse_empty(tensors: Mapping[str, Tensor]) -> None:
 
 
 def differences(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], titles: tuple[str, str]
+    expected: Mapping[str, Sequence[int]],
+    found: Mapping[str, Sequence[int]],
+    titles: tuple[str, str],
 ) -> list[str]:
     """Return how tensors differ in name or shape, a sentence each.
 
     Args:
-        expected: by name.
-        found: by name.
+        expected: shapes by name.
+        found: likewise.
         titles: what to call the two in a message.
 
     Example:
-        >>> differences({"w": torch.ones(2)}, {"w": torch.ones(3)}, ("the average", "the model"))
+        >>> differences({"w": [2]}, {"w": [3]}, ("the average", "the model"))
         ["'w' has shape (2,) in the average and (3,) in the model"]
     """
     faults = []
@@ -137,12 +141,23 @@ def differences(
         if lacking := [name for name in mine if name not in theirs]:
             near = did_you_mean(lacking[0], theirs) if len(lacking) == 1 else ""
             faults.append(f"{other} lacks {some(lacking)}, which {one} has{near}")
-    for name, tensor in expected.items():
-        if name in found and found[name].shape != tensor.shape:
-            shapes = tuple(tensor.shape), tuple(found[name].shape)
-            shown = f"'{printable(name)}' has shape {shapes[0]} in {titles[0]}"
-            faults.append(f"{shown} and {shapes[1]} in {titles[1]}")
+    for name, shape in expected.items():
+        if name in found and tuple(found[name]) != tuple(shape):
+            faults.append(
+                f"'{printable(name)}' has shape {tuple(shape)} in {titles[0]} "
+                f"and {tuple(found[name])} in {titles[1]}"
+            )
     return faults
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors.
+
+    Example:
+        >>> shapes_of({"w": torch.zeros(2, 3)})
+        {'w': (2, 3)}
+    """
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def some(names: Sequence[str]) -> str:
@@ -188,6 +203,7 @@ class Watch:
         self._keys = list(chain.from_iterable(homes))
         self._values = self._now()
         self._tensors = list(tensors)
+        self._is_sharded = any(hasattr(tensor, "to_local") for tensor in self._tensors)
         self._places = self._where()
 
     def unchanged(self) -> bool:
@@ -204,8 +220,10 @@ class Watch:
         return list(chain.from_iterable([home.values() for home in self._homes]))
 
     def _where(self) -> list[Any]:
-        plain = [t.to_local() if hasattr(t, "to_local") else t for t in self._tensors]
-        return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in plain]
+        own: Sequence[Any] = self._tensors
+        if self._is_sharded:
+            own = [t.to_local() if hasattr(t, "to_local") else t for t in own]
+        return [list(map(ask, own)) for ask in _PLACE]
 
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:

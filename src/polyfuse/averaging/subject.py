@@ -1,6 +1,6 @@
 """The model that is averaged: its tensors, where their averages lie, and how values are read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from polyfuse.averaging.finite import Lookout
 from polyfuse.averaging.offload import Mirror
 from polyfuse.averaging.shadows import Feed, lay_out, local
-from polyfuse.averaging.structure import Watch, differences, reshard, tensors_of
+from polyfuse.averaging.structure import Watch, differences, reshard, shapes_of, tensors_of
 from polyfuse.errors import CheckpointError
 
 
@@ -21,13 +21,14 @@ class Subject:
         device: of the averages; by default each is where its tensor is.
         dtype: of the averages; by default that of the tensor, but fp32 at least.
         looks: in which all weights are looked at for NaN.
-        known: tensors that the model must have, where averages of them exist already.
+        known: shapes that its tensors must have, where averages of them exist already.
 
     Raises:
         CheckpointError: tensors of other names or shapes, or without values.
 
     Attributes:
         tensors: the model's, by name.
+        shapes: of those that are averaged, as they were at first.
         slots: where their averages lie.
         sources: the values to average, by name: the model's, or their copies on the CPU.
         feed: reads the sources.
@@ -43,13 +44,14 @@ class Subject:
         device: torch.device | None,
         dtype: torch.dtype | None,
         looks: int,
-        known: Mapping[str, Tensor] | None = None,
+        known: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Look where everything is."""
         reshard(model)
         self.model = model
         self.tensors = tensors_of(model, use_buffers=use_buffers)
-        _check_same(known, self.tensors.averaged)
+        self.shapes = shapes_of(self.tensors.averaged)
+        _check_same(known, self.shapes)
         own = self.locals()
         far = device is not None and any(t.device.type != device.type for t in own.values())
         self.mirror = Mirror(own) if far and device and device.type == "cpu" else None
@@ -75,7 +77,9 @@ class Subject:
         return {k: t.detach() for k, t in both.items() if not isinstance(t, nn.Parameter)}
 
 
-def _check_same(known: Mapping[str, Tensor] | None, found: Mapping[str, Tensor]) -> None:
+def _check_same(
+    known: Mapping[str, Sequence[int]] | None, found: Mapping[str, Sequence[int]]
+) -> None:
     faults = differences(known, found, ("the averages", "the model")) if known else []
     if faults:
         raise CheckpointError(
