@@ -12,7 +12,7 @@ from polyfuse.averaging.base import AveragingRule
 from polyfuse.averaging.rules import swa
 from polyfuse.averaging.shadows import Shadow
 from polyfuse.averaging.states import within
-from polyfuse.averaging.structure import clean, like, tensors_of, unwrap
+from polyfuse.averaging.structure import Watch, clean, like, tensors_of, unwrap
 from polyfuse.errors import PolyfuseError
 
 _NAME = "average"
@@ -64,6 +64,7 @@ class AveragedModel(nn.Module):
                 f"rule={rule!r} is no rule; give one, as ema(0.999), and the device by its name: "
                 "AveragedModel(model, ema(0.999), device='cpu')"
             )
+        self._use_buffers = use_buffers
         self._options = {"device": device, "use_buffers": use_buffers, **options}
         self.module = copy.deepcopy(unwrap(model))
         if device is not None:
@@ -74,7 +75,7 @@ class AveragedModel(nn.Module):
         self._buffer_homes: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = []
         self._extra: dict[str, Any] | None = None
         self._shadow: Shadow | None = None
-        self._links: list[tuple[Tensor, int]] = []
+        self._watch: Watch | None = None
         self._link(pull=True)
         self._register_load_state_dict_pre_hook(self._before_loading)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
@@ -145,12 +146,12 @@ class AveragedModel(nn.Module):
 
     def _own(self) -> Mapping[str, Tensor]:
         """Return the module's tensors that are averages."""
-        return tensors_of(self.module, use_buffers=bool(self._options["use_buffers"])).averaged
+        return tensors_of(self.module, use_buffers=self._use_buffers).averaged
 
     def _is_linked(self) -> bool:
         """Tell whether the module's tensors are the average's memory."""
         is_same = self._shadow is not None and self._shadow is self._averages.memory(_NAME)
-        return is_same and all(t.data_ptr() == address for t, address in self._links)
+        return is_same and self._watch is not None and self._watch.unchanged()
 
     @torch.no_grad()
     def _link(self, *, pull: bool) -> None:
@@ -172,7 +173,7 @@ class AveragedModel(nn.Module):
             if pull:
                 view.copy_(tensor)
             tensor.data = view
-        self._links = [(tensor, tensor.data_ptr()) for tensor in own.values()]
+        self._watch = Watch(self.module, own.values(), buffers=self._use_buffers)
 
     def _before_loading(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
         """Let a checkpoint of torch's class fit: other names, and nothing beside the module."""

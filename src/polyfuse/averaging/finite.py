@@ -14,6 +14,8 @@ from polyfuse.averaging.shadows import FAR_CHUNK, is_dense, wide
 
 # Elements of a look, at most: small, so that looks are of one size.
 PIECE = 1 << 17
+# And at least: to look at less is hardly faster.
+LEAST = 1 << 15
 
 
 class Lookout:
@@ -21,10 +23,10 @@ class Lookout:
 
     Args:
         tensors: local ones, by name.
-        looks: after which all of them were seen.
+        looks: after which all of them were seen, at the latest.
 
     Example:
-        >>> lookout = Lookout({"a": torch.zeros(2), "b": torch.tensor([torch.nan])}, looks=2)
+        >>> lookout = Lookout({"a": torch.zeros(LEAST), "b": torch.tensor([torch.nan])}, looks=2)
         >>> [lookout.all_well() for _ in range(3)]
         [True, False, False]
     """
@@ -37,9 +39,10 @@ class Lookout:
         self._alarmed = False
         self._pending: list[_Look] = []
         total = sum(tensor.numel() for tensor in tensors.values())
+        size = max(total / looks, LEAST)
         seen = 0
         for piece in pieces(tensors.values()):
-            if self._parts[-1] and seen * looks >= total * len(self._parts):
+            if seen >= size * len(self._parts):
                 self._parts.append([])
             self._parts[-1].append(piece)
             seen += piece.numel()
@@ -91,10 +94,10 @@ def pieces(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
         [3, 131072, 1]
     """
     for tensor in tensors:
-        if is_dense(tensor):
+        if is_dense(tensor) and tensor.numel():
             size = PIECE if tensor.device.type == "cpu" else FAR_CHUNK
             yield from torch.split(tensor.as_strided((tensor.numel(),), (1,)), size)
-        else:
+        elif tensor.numel():
             yield tensor
 
 
@@ -107,7 +110,7 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
         >>> all_finite([torch.ones(2), torch.tensor([torch.inf])])
         tensor(False)
     """
-    sums = [tensor.sum(dtype=wide(tensor.dtype)) for tensor in tensors]
+    sums = [_wide(tensor).sum() for tensor in tensors]
     if not sums:
         return torch.tensor(True)
     return torch.stack([each.to(sums[0]) for each in sums]).isfinite().all()
@@ -125,4 +128,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _is_finite(tensor: Tensor) -> bool:
     cut = list(pieces([tensor]))
-    return bool(all_finite(cut)) or all(bool(piece.isfinite().all()) for piece in cut)
+    return bool(all_finite(cut)) or all(bool(_wide(piece).isfinite().all()) for piece in cut)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(wide(tensor.dtype))

@@ -167,8 +167,13 @@ class Shadow:
         return self._flats[run.bucket][row, run.start : run.stop]
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Tell whether tensors could have their values in this memory."""
+        """Tell whether tensors could have their values in this memory.
+
+        Complex ones could not be saved then: torch wants memory to be of one dtype.
+        """
         found = {name: local(tensor) for name, tensor in tensors.items()}
+        if any(tensor.is_complex() for tensor in tensors.values()):
+            return False
         return found.keys() == self.slots.keys() and all(
             ((t.device, t.dtype), t.shape, t.stride()) == (slot.bucket, slot.shape, slot.stride)
             for t, slot in ((found[name], slot) for name, slot in self.slots.items())

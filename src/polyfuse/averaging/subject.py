@@ -53,8 +53,7 @@ class Subject:
         self.shapes = shapes_of(self.tensors.averaged)
         _check_same(known, self.shapes)
         own = self.locals()
-        far = device is not None and any(t.device.type != device.type for t in own.values())
-        self.mirror = Mirror(own) if far and device and device.type == "cpu" else None
+        self.mirror = Mirror(own) if is_far(own, device) else None
         self.sources = self.mirror.tensors if self.mirror else own
         self.slots = lay_out(self.sources, device, dtype)
         self.own = Feed(own, self.slots)
@@ -75,6 +74,17 @@ class Subject:
         found = tensors_of(self.model, use_buffers=True)
         both = {**found.averaged, **found.followed}
         return {k: t.detach() for k, t in both.items() if not isinstance(t, nn.Parameter)}
+
+
+def is_far(tensors: Mapping[str, Tensor], device: torch.device | None) -> bool:
+    """Tell whether tensors are to be averaged on the CPU and are elsewhere.
+
+    Example:
+        >>> is_far({"w": torch.ones(1)}, torch.device("cpu"))
+        False
+    """
+    on_cpu = device is not None and device.type == "cpu"
+    return on_cpu and any(tensor.device.type != "cpu" for tensor in tensors.values())
 
 
 def _check_same(
