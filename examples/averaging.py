@@ -3,7 +3,7 @@
 python examples/averaging.py [--quick]     prints a table, and draws averaging.svg
 
 EMA, SWA and T-ADEMA are kept side by side while a plain net trains, and scored after each epoch
-on images with their true labels. The learning rate is constant and the rules' settings are common
+on images with their true labels. The learning rate is constant, and the rules' settings are common
 ones, fixed beforehand; nothing is chosen on the validation images.
 """
 
@@ -24,6 +24,7 @@ from polyfuse.averaging import Averages, ema, swa, tanh_ema
 from polyfuse.batchnorm import reestimate
 from polyfuse.classical import bundled_digits
 from polyfuse.models import ResNet18Small
+from polyfuse.schedules import SCHEDULES
 
 BASE = "base, re-measured"  # with batch-norm statistics measured as those of the averages are
 NAMES = {  # colours that colour-blind eyes tell apart (Okabe and Ito), and dashes
@@ -44,6 +45,7 @@ class Scale(NamedTuple):
     train: int = 900
     width: int = 8
     noise: float = 0.4
+    schedule: str = "constant"
 
 
 def digits(scale, seed):
@@ -72,6 +74,8 @@ def trained(scale, seed):
     torch.manual_seed(seed)
     model = ResNet18Small(classes=10, width=scale.width, channels=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    factor = partial(SCHEDULES[scale.schedule], total=scale.epochs * -(-len(x) // 60))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     rules = {
         "EMA 0.99": ema(0.99),
         "SWA": swa().timed(update_every="epoch", start_epoch=scale.epochs // 3),
@@ -85,6 +89,7 @@ def trained(scale, seed):
             optimizer.zero_grad()
             functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
+            schedule.step()
             averages.update()
         averages.end_epoch()
         scores["base"][epoch] = score(model, val_x, val_y)
@@ -211,12 +216,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see it run")
     parser.add_argument("--noise", type=float, default=0.4, help="share of wrong training labels")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="constant")
     parser.add_argument("--out", type=Path, default=Path("averaging.svg"))
     words = parser.parse_args()
     small = (
         {"seeds": 2, "epochs": 3, "images": 300, "train": 180, "width": 4} if words.quick else {}
     )
-    scale = Scale(noise=words.noise, **small)
+    scale = Scale(noise=words.noise, schedule=words.schedule, **small)
     workers = min(len(os.sched_getaffinity(0)), scale.seeds)
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
