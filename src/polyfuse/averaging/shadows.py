@@ -166,6 +166,10 @@ class Shadow:
         """Return the flat memory that takes in the values of a run."""
         return self._flats[run.bucket][row, run.start : run.stop]
 
+    def numel(self) -> int:
+        """Return how many values there are in one row."""
+        return sum(flat.shape[1] for flat in self._flats.values())
+
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
         """Tell whether tensors could have their values in this memory.
 

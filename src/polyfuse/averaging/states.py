@@ -66,8 +66,8 @@ def read(
 
 
 def _apart(tensor: Tensor) -> Tensor:
-    """Copy a complex tensor: torch saves no memory that real and complex tensors share."""
-    return tensor.clone() if tensor.is_complex() else tensor
+    """Copy a complex or sharded tensor: torch cannot save several of these in one memory."""
+    return tensor.clone() if tensor.is_complex() or hasattr(tensor, "to_local") else tensor
 
 
 def _said(track: Track) -> dict[str, Any]:
