@@ -147,6 +147,20 @@ def as_elements(tensor: Tensor) -> Elements:
     return plain.view(dtype_of(tensor.dtype).raw)
 
 
+def doubles(elements: Elements, dtype: DType) -> NDArray[np.float64]:
+    """Return floating elements as fp64; torch is imported only for dtypes that NumPy lacks.
+
+    Example:
+        >>> doubles(np.array([0x3F80], np.uint16), DTYPES["bfloat16"])
+        array([1.])
+    """
+    if dtype.name == "bfloat16":
+        return (elements.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if hasattr(np, dtype.name):
+        return elements.view(dtype.name).astype(np.float64)
+    return as_tensor(elements, dtype).double().numpy()
+
+
 def item(elements: Elements, dtype: DType) -> float | int | bool:
     """Return the first element as a number of Python.
 
@@ -154,8 +168,8 @@ def item(elements: Elements, dtype: DType) -> float | int | bool:
         >>> item(np.array([0x3F80], np.uint16), DTYPES["bfloat16"])
         1.0
     """
-    if dtype.name == "bfloat16":
-        return float((elements[:1].astype(np.uint32) << 16).view(np.float32)[0])
+    if dtype.is_floating_point:
+        return float(doubles(elements[:1], dtype)[0])
     if hasattr(np, dtype.name) or dtype.name == "bool":
         return elements[:1].view(dtype.name)[0].item()  # type: ignore[no-any-return]
     return as_tensor(elements[:1], dtype).item()

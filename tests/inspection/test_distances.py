@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_tensors():
     measured([state] * 4)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 << 20  # Python's own; the tensors' buffers are 4 M elements at most
+    assert peak < 20 << 20  # all of them in fp64 would be 64 MB
 
 
 def test_groups_are_those_that_hang_together():
@@ -164,7 +164,7 @@ def test_really_trained_nets_are_told_apart_and_what_is_warned_of_collapses():
     net = make(0)
     lone = min(accuracy(net, [run[-1]]) for run in runs)
     independent, steps = [run[-1] for run in runs], runs[0][2:]
-    assert float(measured(independent).cosines.fill_diagonal_(0).max()) < RELATED / 3
+    assert np.triu(measured(independent).cosines, 1).max() < RELATED / 3
     assert measured(independent).groups() == [[0], [1], [2], [3], [4]]
     assert accuracy(net, independent) < lone - 0.2
     for related in (steps, tuned):

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from polyfuse.checkpoints import open_checkpoint
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.inspection.base import Progress
 from polyfuse.inspection.comparison import Comparison, compare, farthest
 from polyfuse.inspection.contents import Contents, contents
-from polyfuse.inspection.distances import SAMPLE, Distances
+from polyfuse.inspection.distances import SAMPLE, Distances, Matrix
 from polyfuse.tables import Table, amount
 
 __all__ = ["SAMPLE", "Inspection", "inspect_checkpoints"]
@@ -227,7 +225,7 @@ def _measured(measured: Distances) -> dict[str, Any]:
     }
 
 
-def _numbers(matrix: Tensor) -> list[list[float | None]]:
+def _numbers(matrix: Matrix) -> list[list[float | None]]:
     return [[_number(value) for value in row] for row in matrix.tolist()]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import numpy as np
+
 from polyfuse.checkpoints.base import Checkpoint, TensorInfo
 from polyfuse.dtypes import DType
 from polyfuse.errors import printable
@@ -166,7 +168,7 @@ def _doubts(titles: Sequence[str], measured: Distances | None) -> Iterator[str]:
     if measured is None:
         return
     groups = measured.groups()
-    if not bool(measured.cosines.isfinite().all()):
+    if not bool(np.isfinite(measured.cosines).all()):
         yield "their weights hold NaN, Inf or only zeros; --check-values counts what is not finite"
     elif len(groups) > 1:
         each = "; ".join(", ".join(printable(titles[i]) for i in group) for group in groups)

@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from polyfuse.checkpoints.base import Checkpoint, TensorInfo
-from polyfuse.determinism import threads
+from polyfuse.dtypes import doubles
 from polyfuse.inspection.base import PIECE, Progress, pieces
 from polyfuse.statedict import role
 
@@ -21,6 +22,8 @@ RELATED = 0.3
 SAMPLE = 1 << 28  # elements, of all checkpoints together, that are read unless all are asked for
 _SMALL = 1 << 14  # elements of a piece where not all are read: every tensor has its share
 _BUDGET = 1 << 22  # elements in memory
+Matrix = NDArray[np.float64]
+_silently = np.errstate(all="ignore")  # NaN and infinity stay what they are
 
 
 @dataclass(frozen=True)
@@ -35,39 +38,43 @@ class Distances:
         total: elements of each checkpoint.
     """
 
-    grams: Mapping[str, Tensor]
+    grams: Mapping[str, Matrix]
     measured: int
     total: int
 
     @cached_property
-    def _gram(self) -> Tensor:
-        return torch.stack(list(self.grams.values())).sum(0)
+    def _gram(self) -> Matrix:
+        total: Matrix = np.stack(list(self.grams.values())).sum(0)
+        return total
 
     @property
-    def cosines(self) -> Tensor:
+    def cosines(self) -> Matrix:
         """The cosine of each pair of checkpoints, (n, n)."""
         return _cosines(_products(self._gram))
 
     @property
-    def distances(self) -> Tensor:
+    @_silently
+    def distances(self) -> Matrix:
         """The distance of each pair relative to the mean of their norms, (n, n)."""
-        gram = self._gram.clone()
-        norms = _products(gram).diagonal().sqrt()
+        gram = self._gram.copy()
+        norms = _roots(_products(gram).diagonal())
         gram[0], gram[:, 0] = 0, 0  # the first one's difference from itself
         squares = gram.diagonal()
-        apart = (squares[:, None] + squares[None] - 2 * gram).clamp(min=0).sqrt()
-        return apart / ((norms[:, None] + norms[None]) / 2)
+        apart: Matrix = _roots(squares[:, None] + squares[None] - 2 * gram)
+        relative: Matrix = apart / ((norms[:, None] + norms[None]) / 2)
+        return relative
 
     @property
+    @_silently
     def from_mean(self) -> list[tuple[float, float]]:
         """The cosine of each checkpoint with the mean of all, and its relative distance to it."""
         n = len(self._gram)
         products = _products(self._gram)
-        mean, norm = products.mean(1), products.mean().clamp(min=0).sqrt()
-        centre = self._gram.clone()
+        mean, norm = products.mean(1), _roots(products.mean())
+        centre = self._gram.copy()
         centre[0], centre[:, 0] = 0, 0
-        apart = (centre.diagonal() - 2 * centre.mean(1) + centre.mean()).clamp(min=0).sqrt()
-        cosines = mean / (products.diagonal().sqrt() * norm)
+        apart = _roots(centre.diagonal() - 2 * centre.mean(1) + centre.mean())
+        cosines = mean / (_roots(products.diagonal()) * norm)
         return [(float(cosines[i]), float(apart[i] / norm)) for i in range(n)]
 
     def lowest(self) -> list[tuple[str, float]]:
@@ -124,13 +131,12 @@ def distances(
     taken = [s for i, s in enumerate(stretches) if s[1] == 0 or i % every == 0]
     measured = sum(stop - start for _, start, stop in taken)
     share = sum(info.nbytes for name in used for info in infos[name]) / total  # bytes an element
-    grams = {name: torch.zeros(2 * [len(checkpoints)], dtype=torch.float64) for name in used}
+    grams = {name: np.zeros(2 * [len(checkpoints)]) for name in used}
     done = 0
-    with threads(1):  # more would wait for each other: the pieces are small
-        for name, start, stop in taken:
-            grams[name] += _products_of_piece(checkpoints, columns[name], start, stop)
-            done += stop - start
-            progress("inspect", done * share, measured * share, "")
+    for name, start, stop in taken:
+        grams[name] += _products_of_piece(checkpoints, columns[name], start, stop)
+        done += stop - start
+        progress("inspect", done * share, measured * share, "")
     return Distances(grams, measured, total)
 
 
@@ -154,23 +160,34 @@ def _weights(
     return [name for name in floating if len(infos[name].shape) >= 2] or floating
 
 
+@_silently
 def _products_of_piece(
     checkpoints: Sequence[Checkpoint], names: Sequence[str], start: int, stop: int
-) -> Tensor:
-    rows = torch.empty(len(checkpoints), stop - start, dtype=torch.float64)
+) -> Matrix:
+    rows = np.empty((len(checkpoints), stop - start))
     for row, checkpoint, name in zip(rows, checkpoints, names, strict=True):
-        row.copy_(checkpoint.read(name, start, stop))
-    rows[1:] -= rows[0].clone()
-    return rows @ rows.T
+        row[:] = doubles(checkpoint.bits(name, start, stop), checkpoint.info(name).dtype)
+    rows[1:] -= rows[0]
+    products: Matrix = rows @ rows.T
+    return products
 
 
-def _products(gram: Tensor) -> Tensor:
+@_silently
+def _products(gram: Matrix) -> Matrix:
     """Return the products of the weights themselves: each is the first plus its difference."""
-    back = torch.eye(len(gram), dtype=gram.dtype)
+    back = np.eye(len(gram))
     back[:, 0] = 1
-    return back @ gram @ back.T
+    products: Matrix = back @ gram @ back.T
+    return products
 
 
-def _cosines(products: Tensor) -> Tensor:
-    norms = products.diagonal().sqrt()
-    return products / (norms[:, None] * norms[None])
+@_silently
+def _cosines(products: Matrix) -> Matrix:
+    norms = _roots(products.diagonal())
+    cosines: Matrix = products / (norms[:, None] * norms[None])
+    return cosines
+
+
+def _roots(squares: Any) -> Any:
+    """Return square roots; what rounding made negative is zero."""
+    return np.sqrt(np.maximum(squares, 0))
