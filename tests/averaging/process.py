@@ -91,7 +91,7 @@ def told(kind, path):
     # No look at the weights here: a state dict would let FSDP2 drop what it has gathered.
     train(outer, averages, range(3, 5))
 
-    again, inner = wrapped(kind)
+    again, _ = wrapped(kind)
     resumed = Averages(again, RULES)
     train(again, resumed, range(3))
     resumed.load_state_dict(torch.load(path, weights_only=False))
