@@ -155,7 +155,8 @@ def test_every_evaluation_set_sees_the_average(tmp_path):
     sets = {"one": ROWS[:4], "two": ROWS[4:8], "three": ROWS[8:12]}
     run = trainer(callback, tmp_path, held_out=sets, eval_strategy="steps", eval_steps=5)
     run.train()
-    for step, seen in zip([5] * 3 + [10] * 3 + [12] * 3, run.model.evaluated, strict=True):
+    assert len(run.model.evaluated) in (6, 9)  # Transformers 5 evaluates at the end, too
+    for step, seen in zip([5] * 3 + [10] * 3 + [12] * 3, run.model.evaluated, strict=False):
         close(seen, mean(run.steps[:step]))
 
 
