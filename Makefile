@@ -29,7 +29,7 @@ docs: $(READY)
 	@$(PY) -m sphinx -W -q -b html docs docs/_build/html && echo "docs: docs/_build/html/index.html"
 
 bench: $(READY)  ## benchmarks; with the peers where `make peers` has made their environment
-	@for file in benchmarks/bench_*.py benchmarks/average.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in benchmarks/bench_*.py benchmarks/average.py benchmarks/ema_update.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 peers:  ## peer packages for benchmarks and parity, in environments of their own
 	@sh benchmarks/make_peers.sh $(PYTHON) .venv-peers .venv-mergekit

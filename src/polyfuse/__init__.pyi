@@ -1,5 +1,7 @@
 """The contents page: every public name, grouped by file."""
 
+from .averaging import AveragedModel as AveragedModel
+from .averaging import Averages as Averages
 from .checkpoints import load_checkpoint as load_checkpoint
 from .combine import COMBINERS as COMBINERS
 from .combine import hard_vote as hard_vote
