@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyfuse.averaging import finite
-from polyfuse.averaging.finite import Lookout, all_finite, not_finite
+from polyfuse.averaging.finite import Lookout, not_finite, sums_are_finite
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
 
@@ -39,8 +39,8 @@ def test_all_dtypes(dtype):
     good = torch.full((4, 300), 400.0).to(dtype)[:, ::3]
     bad = good.clone()
     bad[3, 99] = torch.nan
-    assert all_finite([good])
-    assert not all_finite([good, bad])
+    assert sums_are_finite([good])
+    assert not sums_are_finite([good, bad])
     assert not_finite({"good": good, "bad": bad}) == ["bad"]
 
 
@@ -50,7 +50,7 @@ def test_a_small_model_is_looked_at_whole():
 
 def test_a_sum_that_overflows_is_no_alarm():
     huge = torch.full((100,), 3e38)
-    assert not all_finite([huge])
+    assert not sums_are_finite([huge])
     assert not_finite({"huge": huge}) == []
     assert Lookout({"huge": huge}, 1).all_well()
 
@@ -59,7 +59,7 @@ class Late:
     """The look of a GPU: its result is there after the next one has begun."""
 
     def __init__(self, tensors):
-        self.finite, self.asked = bool(all_finite(tensors)), 0
+        self.finite, self.asked = sums_are_finite(tensors), 0
 
     def is_done(self):
         self.asked += 1

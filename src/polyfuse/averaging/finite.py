@@ -5,7 +5,8 @@ is at the next part of them; after so many looks every weight was seen. A loss t
 spreads over all weights in one step, and is found at the first look.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -70,14 +71,16 @@ class Lookout:
 class _Look:
     """A look at tensors, whose result may be on its way from a GPU."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        finite = all_finite(tensors)
-        self._event = torch.cuda.Event() if finite.is_cuda else None  # type: ignore[no-untyped-call]
-        self._finite = finite
-        if self._event:
-            self._finite = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._finite.copy_(finite, non_blocking=True)
-            self._event.record(torch.cuda.current_stream(finite.device))
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._event: torch.cuda.Event | None = None
+        if not tensors or not tensors[0].is_cuda:
+            self._finite: Tensor | bool = sums_are_finite(tensors)
+            return
+        finite = torch.stack([_wide(t).sum().to(tensors[0].device) for t in tensors])
+        self._finite = torch.empty((), dtype=torch.bool, pin_memory=True)
+        self._finite.copy_(finite.isfinite().all(), non_blocking=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record(torch.cuda.current_stream(tensors[0].device))
 
     def is_done(self) -> bool:
         return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
@@ -101,19 +104,16 @@ def pieces(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
             yield tensor
 
 
-def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Return whether all values are finite, on the first tensor's device.
+def sums_are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether the sum of each tensor is finite.
 
-    A sum is NaN or infinite where a value is; it may be so, too, where values are huge.
+    It is not where a value is not; it may also not be where values are huge.
 
     Example:
-        >>> all_finite([torch.ones(2), torch.tensor([torch.inf])])
-        tensor(False)
+        >>> sums_are_finite([torch.ones(2), torch.tensor([torch.inf])])
+        False
     """
-    sums = [_wide(tensor).sum() for tensor in tensors]
-    if not sums:
-        return torch.tensor(True)
-    return torch.stack([each.to(sums[0]) for each in sums]).isfinite().all()
+    return all(math.isfinite(_wide(tensor).sum()) for tensor in tensors)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -128,7 +128,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _is_finite(tensor: Tensor) -> bool:
     cut = list(pieces([tensor]))
-    return bool(all_finite(cut)) or all(bool(_wide(piece).isfinite().all()) for piece in cut)
+    return sums_are_finite(cut) or all(bool(_wide(piece).isfinite().all()) for piece in cut)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +14,6 @@ from polyfuse.errors import CheckpointError, did_you_mean, printable
 # What torch puts into names for modules that are compiled, checkpointed or sharded by FSDP1.
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _SHOWN = 5
-# Where a tensor's values are, and how they lie there.
-_PLACE = (Tensor.data_ptr, Tensor.stride, attrgetter("shape"), attrgetter("dtype"))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -195,35 +193,41 @@ class Watch:
         self, model: nn.Module, tensors: Iterable[Tensor], *, buffers: bool = False
     ) -> None:
         """Remember what is there."""
-        homes: list[Mapping[str, Any]] = []
+        homes: list[dict[str, Any]] = []
         for module in model.modules():
             homes += [module._parameters, module._modules]
             homes += [module._buffers] if buffers else []
-        self._homes = homes
-        self._keys = list(chain.from_iterable(homes))
-        self._values = self._now()
+        self._homes = [home for home in homes if home]
+        self._empty = [home for home in homes if not home]
+        self._keys = self._now()
+        self._values = list(self._held())
         self._tensors = list(tensors)
         self._is_sharded = any(hasattr(tensor, "to_local") for tensor in self._tensors)
-        self._places = self._where()
+        self._places = [tensor.detach() for tensor in self._own()]
+        self._dtypes = [tensor.dtype for tensor in self._places]
 
+    @torch.no_grad()
     def unchanged(self) -> bool:
         """Tell whether nothing was added, taken away, replaced, moved or reshaped."""
-        values = self._now()
+        own = self._own()
         return (
-            len(values) == len(self._values)
-            and all(map(is_, values, self._values))
-            and list(chain.from_iterable(self._homes)) == self._keys
-            and self._where() == self._places
+            not any(self._empty)
+            and self._now() == self._keys
+            and all(map(is_, self._held(), self._values))
+            and [tensor.dtype for tensor in own] == self._dtypes
+            and all(map(Tensor.is_set_to, own, self._places))
         )
 
-    def _now(self) -> list[Any]:
-        return list(chain.from_iterable([home.values() for home in self._homes]))
+    def _now(self) -> list[str]:
+        return list(chain.from_iterable(self._homes))
 
-    def _where(self) -> list[Any]:
-        own: Sequence[Any] = self._tensors
-        if self._is_sharded:
-            own = [t.to_local() if hasattr(t, "to_local") else t for t in own]
-        return [list(map(ask, own)) for ask in _PLACE]
+    def _held(self) -> Iterator[Any]:
+        return chain.from_iterable(map(dict.values, self._homes))
+
+    def _own(self) -> Sequence[Any]:
+        if not self._is_sharded:
+            return self._tensors
+        return [t.to_local() if hasattr(t, "to_local") else t for t in self._tensors]
 
 
 def like(tensor: Tensor, values: Tensor) -> Tensor:
