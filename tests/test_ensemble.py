@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from polyfuse.combine import COMBINERS, hard_vote, mean_probability
+from polyfuse.combine import CLASS_COMBINERS, hard_vote, mean_probability
 from polyfuse.compare import FUSIONS
 from polyfuse.ensemble import Ensemble
 from polyfuse.errors import PolyfuseError
@@ -16,7 +16,7 @@ def some_members(count=3):
     return [nn.Sequential(nn.Linear(4, k), nn.Dropout(), nn.Linear(k, 3)) for k in sizes]
 
 
-@pytest.mark.parametrize("combiner", COMBINERS.values(), ids=COMBINERS)
+@pytest.mark.parametrize("combiner", CLASS_COMBINERS.values(), ids=CLASS_COMBINERS)
 def test_answers_as_the_combiner_of_its_members(combiner):
     members = some_members()
     ensemble, inputs = Ensemble(members, combiner).eval(), torch.randn(7, 4)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyfuse import durable
-from polyfuse.combine import COMBINERS, mean_probability
+from polyfuse.combine import CLASS_COMBINERS, mean_probability
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
 from polyfuse.members import with_average
 from polyfuse.metrics import (
@@ -23,7 +23,7 @@ from polyfuse.population import Population, write_fusion
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
 from polyfuse.sequences import SEQUENCE_COMBINERS
 
-FUSIONS: dict[str, Callable[..., Any]] = {**COMBINERS, **SEQUENCE_COMBINERS}
+FUSIONS: dict[str, Callable[..., Any]] = {**CLASS_COMBINERS, **SEQUENCE_COMBINERS}
 
 
 class Fused(NamedTuple):
@@ -63,7 +63,8 @@ def compare_fusions(
 
     Args:
         population: members with their predictions.
-        fusions: combiners by name, or names out of `FUSIONS`; by default all that fit the task.
+        fusions: combiners by name, or names out of `FUSIONS`; by default the means and the
+            votes that fit the task.
         soups: names of soups of these members that the folder keeps.
         expected: members of the finished population, where some are still missing.
         milliseconds: time of one member's forward pass a sample, by member index.
@@ -128,8 +129,8 @@ def _chosen(
     if isinstance(fusions, Mapping):
         return fusions
     if fusions is None:
-        fusions = list(COMBINERS) if blank is None else ["mean_probability", "mean_logit"]
-        fusions += [] if blank is None else list(SEQUENCE_COMBINERS)
+        fusions = ["mean_probability", "mean_logit"]
+        fusions += ["hard_vote"] if blank is None else list(SEQUENCE_COMBINERS)
     for name in fusions:
         if name not in FUSIONS:
             raise DataError(
