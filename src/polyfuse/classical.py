@@ -101,3 +101,26 @@ def inner_slice(
     stopping = units[: min(max(1, round(fraction * len(units))), len(units) - 1)]
     mask = np.isin(keys, stopping)
     return np.sort(rows[~mask]), np.sort(rows[mask])
+
+
+def isotonic_steps(
+    scores: NDArray[np.float64], targets: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit the rising function of a score that is nearest to the targets (pool adjacent violators).
+
+    Args:
+        scores: `(n,)`.
+        targets: `(n,)` from 0 to 1.
+
+    Returns:
+        Ascending scores and the values there, `(k,)` each: between them the function is linear,
+        and outside it is level, as `np.interp` has it.
+
+    Example:
+        >>> isotonic_steps(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.0, 1.0, 0.0, 1.0]))
+        (array([0.1, 0.2, 0.3, 0.4]), array([0. , 0.5, 0.5, 1. ]))
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, targets)
+    return fitted.X_thresholds_, fitted.y_thresholds_
