@@ -97,7 +97,8 @@ class Members(Generic[Array]):
         """Return the softmax over the last axis, in the wide precision."""
         if self._from_numpy() and scores.dtype == self.each[0].dtype == self.wide:
             logits = scores.numpy()
-            raised = np.exp(logits - logits.max(-1, keepdims=True))
+            with np.errstate(invalid="ignore"):  # infinity gives NaN, which answer() explains
+                raised = np.exp(logits - logits.max(-1, keepdims=True))
             return torch.from_numpy(raised / raised.sum(-1, keepdims=True))
         return torch.softmax(scores, -1, dtype=self.wide)
 
@@ -144,10 +145,9 @@ class Members(Generic[Array]):
         faults = []
         for number, member in enumerate(self.each):
             odd = member.isnan() | (member == torch.inf)
-            rows = odd.flatten(1).any(1).nonzero()[:, 0].tolist() if member.ndim > 1 else []
-            rows = rows if member.ndim > 1 else odd.nonzero()[:, 0].tolist()
+            rows = odd.reshape(len(odd), -1).any(1).nonzero()[:, 0].tolist()
             if rows:
-                faults.append(f"member {number} has NaN or infinity in {_places(rows)}")
+                faults.append(f"member {number} has NaN or infinity in {places(rows)}")
         if faults:
             raise DataError(
                 f"{'; '.join(faults)}; leave out those rows or those members (in hard_vote and "
@@ -170,7 +170,10 @@ class Members(Generic[Array]):
         if self.exclusive:  # logits are added as they are, without a wide copy
             return member.to(self.wide) if self.space == "log_prob" else member
         wide = member.to(self.wide)
-        no = torch.zeros_like(wide) if self.space == "logit" else (-wide.expm1()).log()
+        if self.space == "logit":
+            no = torch.where(wide.isnan(), wide, torch.zeros_like(wide))  # NaN is no "no"
+        else:
+            no = (-wide.expm1()).log()
         return torch.stack([no, wide], -1)
 
     def _check_sums(self) -> None:
@@ -201,13 +204,15 @@ def _fault(member: Tensor, members: Members[Any], slack: float) -> str:
     if bool(wide.isnan().any()):
         return "there is NaN"
     high, low = float(wide.max()), float(wide.min())
+    slack = slack if members.exclusive else 0.0
     if members.space == "log_prob":
         if high > slack:
-            return f"there is {high:.4g}, above 0, which looks like logits"
+            return f"there is {high:.4g}, above 0 as in logits"
         total = wide.logsumexp(-1).exp()
     else:
         if low < 0 or high > 1 + slack:
-            return f"there is {low if low < 0 else high:.4g}, which looks like logits"
+            side = f"{low:.4g}, below 0" if low < 0 else f"{high:.4g}, above 1"
+            return f"there is {side} as in logits"
         total = wide.sum(-1)
     off = (total - 1).abs().reshape(-1)
     if not members.exclusive or not bool((off > slack).any()):
@@ -221,7 +226,8 @@ def _pairs(wide: Tensor) -> Tensor:
     return torch.stack([1 - wide, wide], -1)
 
 
-def _places(rows: Sequence[int]) -> str:
+def places(rows: Sequence[int]) -> str:
+    """Say where something is: in one row, or in how many and which is first."""
     return f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, the first is {rows[0]}"
 
 
@@ -293,14 +299,14 @@ def as_tensor(array: Any) -> Tensor:
 
 
 def _members(predictions: Any, classes: bool, space: str) -> tuple[Tensor, ...]:
-    if isinstance(predictions, Pieces):
-        return predictions
-    check_members(predictions, axes=3 if classes else 2)
-    if classes and predictions.shape[-1] == 1:
+    in_pieces = isinstance(predictions, Pieces)
+    whole = predictions[0][None] if in_pieces else predictions
+    check_members(whole, axes=3 if classes else 2)
+    if classes and whole.shape[-1] == 1:
         raise DataError(
-            f"one class, in an array of shape {tuple(predictions.shape)}: its probability is always"
+            f"one class, in an array of shape {tuple(whole.shape)}: its probability is always"
             f" 1; a binary model's single {space} is exclusive=False"
         )
-    stacked = as_tensor(predictions)
+    each = predictions if in_pieces else as_tensor(predictions).unbind(0)
     # Numbers of one byte have no arithmetic of their own.
-    return (stacked.float() if stacked.element_size() == 1 else stacked).unbind(0)
+    return tuple(part.float() if part.element_size() == 1 else part for part in each)

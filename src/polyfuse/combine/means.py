@@ -1,10 +1,12 @@
 """Means of the members' predictions, and the rules of fixed form: product, maximum, minimum."""
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polyfuse.combine.base import Array, Members
 from polyfuse.errors import DataError
@@ -158,12 +160,12 @@ def power_mean(
         return geometric_mean(predictions, weights=weights, space=space, exclusive=exclusive)
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights)
     shares = members.shares or [1 / len(members)] * len(members)
-    powers = (
+    powers = [
         logs * exponent + math.log(share)
         for logs, share in zip(members.logs(), shares, strict=True)
         if share
-    )
-    return members.answer((reduce(torch.logaddexp, powers) / exponent).softmax(-1))
+    ]
+    return members.answer((_log_sum(powers) / exponent).softmax(-1))
 
 
 def product(
@@ -249,3 +251,10 @@ def _extreme(predictions: Array, choose: Any, space: str, exclusive: bool) -> Ar
     if space == "value":
         return members.answer(reduce(choose, members.probabilities()))
     return members.answer(reduce(choose, members.logs()).softmax(-1))
+
+
+def _log_sum(logs: Sequence[Tensor]) -> Tensor:
+    """Return `log sum_m exp(l_m)`, to the same bit wherever a number lies in a tensor."""
+    top = reduce(torch.maximum, logs)
+    shift = top.masked_fill(top.isinf(), 0.0)  # all are -inf, or one is inf: the sum is too
+    return reduce(torch.add, [(part - shift).exp() for part in logs]).log() + shift

@@ -204,8 +204,9 @@ def _parts(members: Members[Any]) -> list[Tensor]:
 
 
 def _whole(members: Members[Any], part: Tensor) -> Tensor:
-    """Refuse NaN here: sorting would put it last, where it may be dropped unseen."""
-    if not torch.compiler.is_compiling() and bool(part.isnan().any()):
+    """Refuse NaN and infinity here: once sorted to the end, they may be dropped unseen."""
+    odd = part.isnan() | (part == torch.inf)
+    if not torch.compiler.is_compiling() and bool(odd.any()):
         members.blame()
     return part
 

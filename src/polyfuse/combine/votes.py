@@ -1,13 +1,13 @@
 """Votes: every member, or the sum of their probabilities, decides for one class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polyfuse.combine.base import Array, Members
+from polyfuse.combine.base import Array, Members, places
 from polyfuse.errors import DataError
 
 
@@ -51,11 +51,9 @@ def hard_vote(
             belief.add(members.softmax(scores) * says[..., None], share)
     said.check(members)
     # Other sums of the same weights may differ by rounding: such a difference is a tie.
-    leading = votes.total >= votes.total.amax(-1, keepdim=True) - (
-        1e-9 if weights is not None else 0
-    )
+    best, slack = votes.total.amax(-1, keepdim=True), 1e-9 if members.shares else 0.0
     # A mean probability is at most 1, so less than half of it never outweighs a vote.
-    led = torch.where(leading, votes.total.amax(-1, keepdim=True).to(members.wide), -1)
+    led = torch.where(votes.total >= best - slack, best.to(members.wide), -1)
     mean = belief.total if members.shares else belief.total / len(members)
     return members.back(_first_largest(led + mean * 0.49))
 
@@ -95,25 +93,22 @@ def soft_vote(
     if pool not in ("prob", "logit"):
         raise DataError(f"unknown pool {pool!r}; use 'prob' or 'logit'")
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights, absent=True)
-    if pool == "logit":
-        return _decided(members, members.mean(members.scores()), lambda scores: scores)
-    return _decided(members, members.mean(members.probabilities()), members.softmax)
+    return _decided(members, members.scores if pool == "logit" else members.probabilities)
 
 
-def _decided(members: Members[Any], pooled: Tensor, of: Callable[[Tensor], Tensor]) -> Any:
-    """Return the largest class; the sum is made anew only where a member abstained."""
+def _decided(members: Members[Any], parts: Callable[[], Iterable[Tensor]]) -> Any:
+    """Return the class with the largest sum; made anew only where a member abstained."""
+    pooled = members.mean(parts())
     best = _first_largest(pooled)
     if torch.compiler.is_compiling():
         return members.back(best)
     # The position of NaN is what argmax returns: one look at a row is enough.
     if bool(pooled.gather(-1, best[..., None]).isnan().any()):
-        said = _Said()
-        silenced = []
-        for scores in members.scores():
-            says = said.note(scores)
-            silenced.append(of(_silenced(scores, says)) * says[..., None])
+        said, heard = _Said(), []
+        for scores, part in zip(members.scores(), parts(), strict=True):
+            heard.append(_silenced(part, said.note(scores)))
         said.check(members)
-        best = _first_largest(members.mean(silenced))
+        best = _first_largest(members.mean(heard))
     return members.back(best)
 
 
@@ -138,7 +133,6 @@ class _Said:
 
     def note(self, scores: Tensor) -> Tensor:
         """Return where this member has a say."""
-        # The sum is NaN where one number is, or where infinities of both signs meet.
         missing = scores.isnan()
         says = ~missing.all(-1)
         if not torch.compiler.is_compiling():
@@ -156,11 +150,9 @@ class _Said:
             members.blame()
         assert self.anyone is not None
         if not torch.compiler.is_compiling() and not bool(self.anyone.all()):
-            rows = ~self.anyone.flatten(1).all(1) if self.anyone.ndim > 1 else ~self.anyone
-            first = int(rows.nonzero()[0, 0])
+            unheard = (~self.anyone).reshape(len(self.anyone), -1).any(1).nonzero()[:, 0].tolist()
             raise DataError(
-                f"no member has a say in {int(rows.sum())} rows, the first is {first}: "
-                "leave these rows out"
+                f"no member has a say in {places(unheard)}: leave out what nobody knows"
             )
 
 

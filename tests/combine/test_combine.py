@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
-from polyfuse.combine import COMBINERS, hard_vote, mean_logit, mean_probability
+from polyfuse.combine import CLASS_COMBINERS, COMBINERS, hard_vote, mean_logit, mean_probability
 from polyfuse.compare import FUSIONS
 from polyfuse.errors import DataError
 from polyfuse.metrics import nll
@@ -29,6 +29,15 @@ stacks = hnp.arrays(
 def some_logits(dtype="float64", shape=(5, 37, 3, 7)):
     """Members that often disagree, without exact ties."""
     return np.random.default_rng(0).normal(0, 2, shape).astype(dtype)
+
+
+# What copies of one member give: more confidence, and shares of points.
+NO_MEANS = {
+    COMBINERS["product"]: lambda z, members: special.softmax(members * z, -1),
+    COMBINERS["rank_mean"]: lambda z, members: (
+        (stats.rankdata(z, axis=-1) - 1) / (z.shape[-1] * (z.shape[-1] - 1) / 2)
+    ),
+}
 
 
 def reference(fusion, logits):
@@ -52,7 +61,9 @@ def test_members_may_come_in_any_order(fusion):
 def test_identical_members_answer_as_one(fusion, members):
     logits = some_logits(shape=(1, 9, 3, 5))
     answer = fusion(np.repeat(logits, members, 0))
-    if answer.dtype.kind == "f":
+    if fusion in NO_MEANS:
+        np.testing.assert_allclose(answer, NO_MEANS[fusion](logits[0], members), atol=1e-14)
+    elif answer.dtype.kind == "f":
         np.testing.assert_allclose(answer, special.softmax(logits[0], -1), atol=1e-14)
     else:  # string_vote reads nothing after the first blank, the last class
         read = logits[0].argmax(-1)
@@ -94,8 +105,7 @@ def test_samples_do_not_influence_each_other(fusion, chunk):
 def test_samples_do_not_influence_each_other_in_torch(fusion, chunk):
     logits = torch.from_numpy(some_logits("float32"))
     parts = [fusion(logits[:, i : i + chunk]) for i in range(0, 37, chunk)]
-    # torch's kernels round the last bit by the length of a row.
-    torch.testing.assert_close(torch.cat(parts), fusion(logits), rtol=0, atol=2e-7)
+    assert torch.equal(torch.cat(parts), fusion(logits))
 
 
 @every
@@ -215,11 +225,40 @@ def test_hard_vote_outweighs_any_confidence():
     assert hard_vote(logits).tolist() == [1]
 
 
-def test_gradients_flow_through_the_means():
-    logits = torch.from_numpy(some_logits("float64", (2, 3, 4))).requires_grad_()
-    assert torch.autograd.gradcheck(mean_probability, logits)
-    assert torch.autograd.gradcheck(mean_logit, logits)
+@pytest.mark.parametrize(
+    "name", sorted(set(CLASS_COMBINERS) - {"hard_vote", "soft_vote", "rank_mean"})
+)
+def test_gradients_flow_through_all_but_votes_and_ranks(name):
+    logits = torch.from_numpy(some_logits("float64", (4, 3, 4))).requires_grad_()
+    assert torch.autograd.gradcheck(COMBINERS[name], logits)
+
+
+@every
+@given(stacks)
+def test_answers_lie_on_the_simplex(fusion, logits):
+    if fusion is FUSIONS["string_vote"]:
+        logits = logits[:, :, None]
+    answer = fusion(logits)
+    if answer.dtype.kind == "f":
+        assert (answer >= 0).all()
+        np.testing.assert_allclose(answer.sum(-1), 1, atol=1e-12)
+    else:
+        assert answer.dtype == np.int64
+        assert set(answer.flat) <= set(range(logits.shape[-1]))
+
+
+def test_numpy_results_are_those_of_the_first_version_to_the_bit():
+    logits = some_logits("float32", (9, 40, 3, 11))
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    share = raised / raised.sum(-1, keepdims=True)
+    np.testing.assert_array_equal(mean_probability(logits), share.mean(0))
+    pooled = logits.mean(0)
+    raised = np.exp(pooled - pooled.max(-1, keepdims=True))
+    np.testing.assert_array_equal(mean_logit(logits), raised / raised.sum(-1, keepdims=True))
+    votes = np.eye(11, dtype=np.float32)[logits.argmax(-1)].sum(0)
+    np.testing.assert_array_equal(hard_vote(logits), (votes + share.mean(0) * 0.49).argmax(-1))
 
 
 def test_combiners_are_part_of_the_fusions():
-    assert set(COMBINERS) < set(FUSIONS)
+    assert set(CLASS_COMBINERS) < set(FUSIONS)
+    assert set(CLASS_COMBINERS) < set(COMBINERS)
