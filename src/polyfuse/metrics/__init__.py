@@ -18,6 +18,7 @@ from polyfuse.metrics.bootstrap import (
     interval,
     paired_interval,
     percentiles,
+    replicate_scores,
 )
 from polyfuse.metrics.calibration_error import ece
 from polyfuse.metrics.confusion import balanced_accuracy, f1, f1_by_class
@@ -57,6 +58,7 @@ __all__ = [
     "paired_interval",
     "percentiles",
     "pinball",
+    "replicate_scores",
     "rmse",
     "scored_by",
     "string_accuracy",

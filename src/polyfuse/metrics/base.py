@@ -19,6 +19,10 @@ class Score(Protocol):
     """A score of one row of a scoreboard, ready to be weighted anew for a bootstrap."""
 
     @property
+    def samples(self) -> int:
+        """Number of samples."""
+
+    @property
     def value(self) -> float:
         """The score over all samples."""
 
@@ -36,6 +40,11 @@ class Terms(NamedTuple):
     denominator: Floats
 
     @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.numerator)
+
+    @property
     def value(self) -> float:
         """The score over all samples."""
         return float(self.numerator.sum() / self.denominator.sum())
@@ -50,6 +59,11 @@ class Root(NamedTuple):
     """The square root of a score that is a mean of squares."""
 
     square: Terms
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.square.samples
 
     @property
     def value(self) -> float:

@@ -1,12 +1,13 @@
 """The bootstrap as a weighting by counts: drawing them, and intervals from them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyfuse.metrics.base import Counts, Floats, Score
+from polyfuse.errors import DataError
+from polyfuse.metrics.base import Counts, Floats, Root, Score, Terms
 
 _CHUNK_BYTES = 32 << 20
 
@@ -88,7 +89,6 @@ def interval(score: Score, counts: Counts) -> Interval:
         counts: `(replicates, n)` from `bootstrap_counts`.
 
     Example:
-        >>> from polyfuse.metrics import Terms
         >>> interval(Terms(np.ones(4), np.ones(4)), bootstrap_counts(4, 9, seed=0))
         Interval(value=1.0, low=1.0, high=1.0)
     """
@@ -104,7 +104,6 @@ def paired_interval(a: Score, b: Score, counts: Counts) -> Interval:
         counts: `(replicates, n)` from `bootstrap_counts`.
 
     Example:
-        >>> from polyfuse.metrics import Terms
         >>> one = Terms(np.ones(4), np.ones(4))
         >>> paired_interval(one, one, bootstrap_counts(4, 9, seed=0))
         Interval(value=0.0, low=0.0, high=0.0)
@@ -127,6 +126,77 @@ def percentiles(value: float, replicates: Floats) -> Interval:
         return Interval(value, np.nan, np.nan)
     low, high = np.quantile(defined, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def replicate_scores(
+    rows: Sequence[Score],
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
+) -> Floats:
+    """Score all rows of a scoreboard on the same bootstrap replicates.
+
+    All `Terms` are weighted in one matrix product a part of the replicates, so memory does not
+    grow with their number.
+
+    Args:
+        rows: scores of the same samples.
+        replicates: number of replicates.
+        seed: draws them.
+        groups: `(n,)` group of each sample; whole groups are drawn.
+
+    Returns:
+        `(replicates, rows)` float64; NaN where a replicate leaves a score undefined.
+
+    Raises:
+        DataError: no rows, or rows of other samples.
+
+    Example:
+        >>> replicate_scores([Terms(np.ones(4), np.ones(4))], replicates=2).tolist()
+        [[1.0], [1.0]]
+    """
+    sizes = sorted({row.samples for row in rows})
+    if len(sizes) != 1 or (groups is not None and len(groups) != sizes[0]):
+        raise DataError(
+            f"rows of {sizes} samples{'' if groups is None else f' and {len(groups)} groups'}; all "
+            "need the same samples in the same order"
+        )
+    score, result, done = _scorer(rows), np.empty((replicates, len(rows))), 0
+    for counts in draw_counts(sizes[0], replicates, seed=seed, groups=groups):
+        result[done : done + len(counts)] = score(counts)
+        done += len(counts)
+    return result
+
+
+def _scorer(rows: Sequence[Score]) -> Callable[[Floats], Floats]:
+    """Return what scores all rows by counts: one product for all terms, the others one by one."""
+    terms = {i: t for i, row in enumerate(rows) if (t := _terms(row))}
+    others = {i: row for i, row in enumerate(rows) if i not in terms}
+    roots = [i for i in terms if isinstance(rows[i], Root)]
+    columns, below = [term.numerator for term in terms.values()], []
+    for term in terms.values():
+        if not np.array_equal(columns[-1], term.denominator):  # most rows have the same
+            columns.append(term.denominator)
+        below.append(len(columns) - 1)
+    matrix = np.stack(columns, 1) if columns else np.empty((rows[0].samples, 0))
+
+    def score(counts: Floats) -> Floats:
+        found = np.empty((len(counts), len(rows)))
+        sums = counts @ matrix
+        found[:, list(terms)] = sums[:, : len(terms)] / sums[:, below]
+        found[:, roots] = np.sqrt(found[:, roots])
+        for i, row in others.items():
+            found[:, i] = row.replicates(counts)
+        return found
+
+    return score
+
+
+def _terms(row: Score) -> Terms | None:
+    if isinstance(row, Root):
+        return row.square
+    return row if isinstance(row, Terms) else None
 
 
 def _units(n: int, groups: NDArray[np.int64] | None) -> tuple[NDArray[Any], int]:

@@ -42,6 +42,11 @@ class Confusion(NamedTuple):
     summary: Callable[[Tallies], Floats]
 
     @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    @property
     def value(self) -> float:
         """The score over all samples."""
         return float(self.replicates(whole(len(self.labels)))[0])

@@ -25,6 +25,11 @@ class Recomputed(NamedTuple):
     labels: NDArray[Any]
 
     @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    @property
     def value(self) -> float:
         """The score over all samples."""
         return float(self.function(self.prediction, self.labels))
