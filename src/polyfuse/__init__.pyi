@@ -4,8 +4,6 @@ from .averaging import AveragedModel as AveragedModel
 from .averaging import Averages as Averages
 from .checkpoints import load_checkpoint as load_checkpoint
 from .combine import COMBINERS as COMBINERS
-from .combine import hard_vote as hard_vote
-from .combine import mean_logit as mean_logit
 from .combine import mean_probability as mean_probability
 from .compare import FUSIONS as FUSIONS
 from .compare import compare_fusions as compare_fusions
