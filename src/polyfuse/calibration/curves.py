@@ -149,4 +149,5 @@ def _beta_features(p: Floats) -> Floats:
 
 
 def _sigmoid(logits: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0, -logits))
+    with np.errstate(invalid="ignore"):  # NaN rows stay NaN
+        return np.exp(-np.logaddexp(0, -logits))
