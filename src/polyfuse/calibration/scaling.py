@@ -146,8 +146,9 @@ def _root(
         low, high = (at, high) if slope < 0 else (low, at)
         newton = at - slope / curve if curve > 0 else np.nan
         # A step out of the bracket, or NaN, is replaced by halving it.
-        step = newton if low < newton < high else (low + high) / 2
-        if slope == 0 or abs(step - at) <= 1e-15 * at:
-            break
+        step = newton if low <= newton <= high else (low + high) / 2
+        close = abs(step - at) <= 1e-12 * at
         at = step
+        if close:
+            break
     return float(at)
