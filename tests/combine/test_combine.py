@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
@@ -52,7 +52,7 @@ def reference(fusion, logits):
 def test_members_may_come_in_any_order(fusion):
     logits = some_logits(shape=(4, 9, 3, 5))
     expected = fusion(logits)
-    for order in itertools.permutations(range(4)):
+    for order in itertools.islice(itertools.permutations(range(4)), 1, None, 5):
         np.testing.assert_allclose(fusion(logits[list(order)]), expected, atol=1e-14)
 
 
@@ -234,6 +234,7 @@ def test_gradients_flow_through_all_but_votes_and_ranks(name):
 
 
 @every
+@settings(max_examples=30)
 @given(stacks)
 def test_answers_lie_on_the_simplex(fusion, logits):
     if fusion is FUSIONS["string_vote"]:

@@ -123,7 +123,9 @@ class Members(Generic[Array]):
         Raises:
             DataError: it holds NaN; the message says why.
         """
-        if not torch.compiler.is_compiling() and bool(result.isnan().any()):
+        # A sum sees NaN in one pass; infinities of both signs may only look like it.
+        suspect = not torch.compiler.is_compiling() and bool(result.sum().isnan())
+        if suspect and bool(result.isnan().any()):
             self.blame()
         narrow = (result if self.exclusive else result[..., 1]).to(self.each[0].dtype)
         answer: Array = self.back(narrow)

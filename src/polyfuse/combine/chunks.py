@@ -13,6 +13,8 @@ from polyfuse.errors import DataError
 
 Combiner = Callable[..., Any]
 
+_AT_ONCE = 1 << 19  # numbers of a member: 2 MB of float32
+
 
 def in_chunks(
     combiner: Combiner, members: Sequence[Any], *, rows: int | None = None, **options: Any
@@ -26,7 +28,7 @@ def in_chunks(
     Args:
         combiner: maps `(member, sample, ...)` to `(sample, ...)`, each sample by itself.
         members: one `(sample, ...)` array or tensor each, of one shape and dtype.
-        rows: read at a time; where None, as many as make about a million numbers a member.
+        rows: read at a time; where None, as many as stay in a processor's cache.
         options: of the combiner.
 
     Returns:
@@ -44,7 +46,7 @@ def in_chunks(
     if _settings(combiner, options).get("across") == "samples":
         raise DataError("ranks across samples need all samples at once; call rank_mean itself")
     count = len(members[0])
-    step = rows or max(1, (1 << 20) // max(1, int(np.prod(members[0].shape[1:]))))
+    step = rows or max(1, _AT_ONCE // max(1, int(np.prod(members[0].shape[1:]))))
     if step < 1:
         raise DataError(f"rows is {rows}; it must be 1 or more")
     answer: Any = None
