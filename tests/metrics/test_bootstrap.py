@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from polyfuse.metrics import (
     Interval,
@@ -16,6 +17,7 @@ from polyfuse.metrics import (
     draw_counts,
     interval,
     paired_interval,
+    replicate_scores,
     rmse,
 )
 
@@ -124,7 +126,7 @@ def test_draws_are_the_same_for_any_size_of_parts(n, replicates, seed):
         np.testing.assert_array_equal(at_once.sum(1), n)
         with pytest.MonkeyPatch.context() as patch:
             whole = [p.copy() for p in draw_counts(n, replicates, seed=seed, groups=each)]
-            patch.setattr(bootstrap, "_CHUNK_BYTES", 3 * 8 * n)
+            patch.setattr(bootstrap, "_PART", 3)
             parts = [p.copy() for p in draw_counts(n, replicates, seed=seed, groups=each)]
         assert max(map(len, parts)) <= 3
         np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(whole))
@@ -164,3 +166,29 @@ def test_undefined_replicates_are_left_out():
     score = auroc(scores, labels)
     assert interval(score, bootstrap_counts(3, 50, seed=0)) == (1, 1, 1)
     assert np.isnan(interval(score, np.array([[3, 0, 0]]))[1:]).all()
+
+
+def test_no_more_memory_than_stated_is_drawn_at_once():
+    part = next(draw_counts(1 << 21, 100, seed=0))
+    assert (part.dtype, part.nbytes) == (np.uint8, 64 << 20)
+
+
+def test_rows_are_weighted_as_one_by_one_whatever_blocks_they_are_multiplied_in(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [Terms(rng.random(500), 1 + rng.random(500)) for _ in range(7)]
+    counts = np.concatenate([part.copy() for part in draw_counts(500, 70, seed=5)])
+    expected = np.stack([row.replicates(counts) for row in rows], 1)
+    for limit in (1, 5000, 1 << 18, 1 << 30):
+        monkeypatch.setattr(bootstrap, "_ONE_THREAD", limit)
+        found = replicate_scores(rows, replicates=70, seed=5)
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_scoreboards_have_the_same_bits_for_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    rows = [Terms(rng.random(30_001), 1 + rng.random(30_001)) for _ in range(12)]
+    found = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            found.append(replicate_scores(rows, replicates=40).tobytes())
+    assert len(set(found)) == 1

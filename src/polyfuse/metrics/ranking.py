@@ -32,12 +32,14 @@ class OneVersusRest(NamedTuple):
     below: NDArray[np.int64]
     not_above: NDArray[np.int64]
 
-    def area(self, weights: Floats) -> float:
+    def area(self, weights: Counts) -> float:
         """Return the weighted share of pairs in the right order, ties as half."""
-        passed = np.concatenate([[0.0], np.cumsum(weights[self.negatives], dtype=np.float64)])
+        passed = np.zeros(len(self.negatives) + 1)
+        np.cumsum(weights[self.negatives], dtype=np.float64, out=passed[1:])
         positives = weights[self.positives].astype(np.float64)
         pairs = 2 * positives.sum() * passed[-1]
-        ordered = positives @ (passed[self.below] + passed[self.not_above])
+        # A product and a sum: the matrix product would wait for threads on so few numbers.
+        ordered = (positives * (passed[self.below] + passed[self.not_above])).sum()
         return float(ordered / pairs) if pairs else np.nan
 
 
@@ -132,13 +134,13 @@ class RiskCoverage(NamedTuple):
         """Return the score of each replicate of `(replicates, n)` counts."""
         return np.array([self._area(np.repeat(row, self.cases)) for row in counts])
 
-    def _area(self, weights: Floats) -> float:
+    def _area(self, weights: Counts) -> float:
         sorted_weights = weights[self.order].astype(np.float64)
         covered = np.cumsum(sorted_weights)[self.ends]
         errors = np.cumsum(sorted_weights * self.wrong)[self.ends]
         share = np.diff(covered, prepend=0.0) / covered[-1]
         # Where nothing is covered yet nothing is weighted either.
-        return float(share @ (errors / np.maximum(covered, 1.0)))
+        return float((share * (errors / np.maximum(covered, 1.0))).sum())
 
 
 def aurc(prediction: NDArray[Any], labels: Labels) -> RiskCoverage:
