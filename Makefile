@@ -3,10 +3,11 @@ PYTHON ?= python3
 PIP_ARGS ?=
 MINUTES ?= 10
 VENV := .venv
+BENCHES := average ema_update combine selection bootstrap
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench peers floors fuzz clean
+.PHONY: demo test check format docs bench peers integrations floors fuzz clean
 
 demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
@@ -29,10 +30,16 @@ docs: $(READY)
 	@$(PY) -m sphinx -W -q -b html docs docs/_build/html && echo "docs: docs/_build/html/index.html"
 
 bench: $(READY)  ## benchmarks; with the peers where `make peers` has made their environment
-	@for file in benchmarks/bench_*.py benchmarks/average.py benchmarks/ema_update.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in benchmarks/bench_*.py $(BENCHES:%=benchmarks/%.py); do echo "== $$file"; $(PY) $$file || exit 1; done
 
 peers:  ## peer packages for benchmarks and parity, in environments of their own
 	@sh benchmarks/make_peers.sh $(PYTHON) .venv-peers .venv-mergekit
+
+integrations:  ## the callbacks' tests, with Lightning and Transformers, in an environment of their own
+	@$(PYTHON) -m venv --without-pip .venv-integrations
+	@$(PYTHON) -m pip --python .venv-integrations/bin/python install -q --disable-pip-version-check \
+	  $(PIP_ARGS) -c constraints.txt -e '.[dev,integrations]'
+	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics $(ARGS)
 
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
@@ -43,7 +50,7 @@ fuzz: $(READY)  ## mutated checkpoints for both readers, as long as you like: ma
 	@$(PY) tests/checkpoints/fuzz.py --minutes $(MINUTES)
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-mergekit .venv-floors docs/_build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-peers .venv-mergekit .venv-integrations .venv-floors docs/_build .mypy_cache .ruff_cache .pytest_cache
 
 # Made once; again only when what is required changes.
 $(READY): pyproject.toml constraints.txt

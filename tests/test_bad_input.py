@@ -78,9 +78,12 @@ def test_three_typos_are_all_reported(mine, finished, tmp_path):
     ("setting", "fix"),
     [
         ("model.name=mpl", "did you mean 'mlp'?"),
-        ("model.name=resnet", "Known: character_cnn, mlp, or package.module:function"),
+        (
+            "model.name=resnet",
+            "Known: character_cnn, mlp, resnet18_small, or package.module:function",
+        ),
         ("fusions=[mean_probabilty]", "did you mean 'mean_probability'?"),
-        ("fusions=[zebra]", "Known: mean_probability, mean_logit, hard_vote"),
+        ("fusions=[zebra]", "Known: mean_probability, mean_logit, geometric_mean, "),
     ],
 )
 def test_unknown_models_and_combiners(mine, finished, setting, fix):

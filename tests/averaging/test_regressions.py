@@ -1,6 +1,7 @@
 """Faults of other implementations, by their names; ours has none of them.
 
-test_peers.py has one more: ema-pytorch's power-EMA, whose horizon depends on `update_every`.
+test_averaging_peers.py has one more: ema-pytorch's power-EMA, whose horizon depends on
+`update_every`.
 """
 
 import copy
