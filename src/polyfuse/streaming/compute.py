@@ -154,7 +154,7 @@ def _combined(
     assert todo.linears is not None  # the caller has looked
     totals: list[Tensor] = []
     for i, (source, dtype) in enumerate(todo.sources):
-        term = _term(source, dtype, item, scratch)
+        term = _term(source, dtype, item, scratch, wide=i > 0)
         for number, linear in enumerate(todo.linears):
             if i == 0:
                 totals.append(scratch.tensor(f"total {number}", WIDE, len(term))[1])
@@ -233,17 +233,20 @@ def _gathered(plan: Plan, item: Item, treatment: Treatment) -> list[list[Tensor]
     return found
 
 
-def _term(source: Source, dtype: DType, item: Item, scratch: Scratch) -> Tensor:
-    """Return a stretch of one input as it is, but for complex numbers: as pairs."""
+def _term(source: Source, dtype: DType, item: Item, scratch: Scratch, *, wide: bool) -> Tensor:
+    """Return a stretch of one input, wide or as it is; complex numbers as pairs.
+
+    torch would widen a term by itself, in new memory each time.
+    """
     elements, term = scratch.tensor("raw", dtype, item.stop - item.start)
     source.fill(elements, item.start)
     if dtype.is_complex:
         import torch
 
-        return torch.view_as_real(term).reshape(-1)
-    if dtype.itemsize == 1:  # torch does not promote them
-        return term.to(WIDE.torch)
-    return term
+        term = torch.view_as_real(term).reshape(-1)
+    if not wide or dtype == WIDE:
+        return term
+    return scratch.tensor("term", WIDE, len(term))[1].copy_(term)
 
 
 def _narrowed(
