@@ -39,7 +39,7 @@ integrations:  ## the callbacks' tests, with Lightning and Transformers, in an e
 	@$(PYTHON) -m venv --without-pip .venv-integrations
 	@$(PYTHON) -m pip --python .venv-integrations/bin/python install -q --disable-pip-version-check \
 	  $(PIP_ARGS) -c constraints.txt -e '.[dev,integrations]'
-	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics $(ARGS)
+	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics tests/checkpoints/layouts $(ARGS)
 
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
