@@ -1,5 +1,6 @@
 """The mean in NumPy against the one in torch: the same bits, and torch is not imported for it."""
 
+import json
 import subprocess
 import sys
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from polyfuse.dtypes import as_tensor, bytes_of
 from polyfuse.errors import CheckpointError
+from polyfuse.merge import METHODS
 from polyfuse.streaming import make_plan, plain_mean
 from polyfuse.streaming.base import Request
 from polyfuse.streaming.compute import Census, Scratch, compute
-from polyfuse.weights import in_memory, save_checkpoint
+from polyfuse.weights import average, in_memory, save_checkpoint
 
 FLOATS = [torch.bfloat16, torch.float32, torch.float64]
 
@@ -58,6 +60,25 @@ def test_the_bits_are_those_of_torch(dtypes, dtype, count, seed):
     assert ours[1].overflows == theirs[1].overflows
 
 
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        Request(method="add"),
+        Request(method="weighted_sum", options={"weights": (1.0, 1.0)}),
+        Request(method="weighted_mean", options={"weights": (1.0, 1.0)}),
+        Request(),
+    ],
+    ids=lambda request: request.method,
+)
+def test_a_sum_is_no_mean(request_of):
+    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([10.0, 20.0])}]
+    inputs = [in_memory(state, str(i)) for i, state in enumerate(states)]
+    plan = make_plan(inputs, [request_of])
+    assert plain_mean.suits(plan)
+    ours, theirs = made(plain_mean.compute, plan)[0], made(compute, plan)[0]
+    assert ours["w", 0].tolist() == theirs["w", 0].tolist()
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_what_is_not_finite_is_counted_and_stays_what_it_is(dtype):
     state = {"w": bits(dtype, 60_000, 1, finite=False)}
@@ -98,6 +119,25 @@ from polyfuse.weights import average
 average(sys.argv[1:-1], sys.argv[-1])
 assert "torch" not in sys.modules
 """
+MERGED = """
+import json, sys
+from polyfuse.weights import average
+method, options, *paths, out = sys.argv[1:]
+average(paths, out, method=method, options=json.loads(options))
+"""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_same_file_whether_torch_was_loaded_or_not(tmp_path, name):
+    options = {"weighted_mean": {"weights": [1, 1]}, "weighted_sum": {"weights": [1, 1]}}
+    chosen = options.get(name, {})
+    states = [{"w": torch.randn(3, 5), "b": torch.randn(3).bfloat16()} for _ in range(2)]
+    paths = [save_checkpoint(s, tmp_path / f"{i}.safetensors") for i, s in enumerate(states)]
+    apart, here = tmp_path / "apart.safetensors", tmp_path / "here.safetensors"
+    command = [sys.executable, "-c", MERGED, name, json.dumps(chosen), *map(str, [*paths, apart])]
+    subprocess.run(command, check=True)
+    average(paths, here, method=name, options=chosen)
+    assert apart.read_bytes() == here.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["{}.safetensors", "{}.pt", "{}"])
@@ -106,8 +146,6 @@ def test_torch_is_not_imported(tmp_path, name):
     paths = [save_checkpoint(s, tmp_path / name.format(i)) for i, s in enumerate(states)]
     out = tmp_path / name.format("out")
     subprocess.run([sys.executable, "-c", AVERAGE, *map(str, [*paths, out])], check=True)
-    from polyfuse.weights import average
-
     expected = average(paths, tmp_path / name.format("again"))
     assert expected.plan.bytes_written == 140_012
     files = sorted(path for path in (out.iterdir() if out.is_dir() else [out]))

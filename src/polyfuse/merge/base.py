@@ -120,8 +120,19 @@ def accumulate(total: Tensor, term: Tensor, coefficient: float, *, first: bool) 
         total.add_(term, alpha=coefficient)
 
 
+def reciprocal(divisor: float) -> float | None:
+    """Return what to multiply by instead: exact for a power of two, and half as slow.
+
+    Example:
+        >>> reciprocal(4.0), reciprocal(3.0)
+        (0.25, None)
+    """
+    mantissa, exponent = math.frexp(divisor)
+    return 1 / divisor if mantissa == 0.5 and abs(exponent) < 100 else None
+
+
 def divide(total: Tensor, divisor: float) -> None:
-    """Divide a sum in place; by a power of two as a product, which is as exact and half as slow.
+    """Divide a sum in place.
 
     Example:
         >>> import torch
@@ -130,11 +141,11 @@ def divide(total: Tensor, divisor: float) -> None:
         >>> float(total)
         0.25
     """
-    if math.frexp(divisor)[0] == 0.5 and abs(math.frexp(divisor)[1]) < 100:
-        if divisor != 1:
-            total.mul_(1 / divisor)
-    else:
+    factor = reciprocal(divisor)
+    if factor is None:
         total.div_(divisor)
+    elif factor != 1:
+        total.mul_(factor)
 
 
 def combine(tensors: Sequence[Tensor], linear: Linear) -> Tensor:

@@ -1,4 +1,4 @@
-"""The commonest merge, the mean of plain floating tensors, in NumPy: torch need not be imported.
+"""The commonest merges, means and sums of plain floating tensors, in NumPy: without torch.
 
 Importing torch takes longer than averaging a gigabyte. The sums, their order and the rounding are
 those of `compute`, so both give the same bits; torch's own kernels are the faster ones where it is
@@ -7,7 +7,6 @@ loaded already.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from polyfuse.checkpoints.base import Source
 from polyfuse.dtypes import DTYPES, DType, Elements
+from polyfuse.merge.base import reciprocal
 from polyfuse.streaming.base import Item, Plan, beside
 from polyfuse.streaming.compute import Census, Scratch, Sink, count_nonfinite
 
@@ -25,12 +25,12 @@ _BITS, _SINGLE, _DOUBLE = DTYPES["uint32"], DTYPES["float32"], DTYPES["float64"]
 
 
 def suits(plan: Plan) -> bool:
-    """Tell whether a plan has nothing but such means."""
+    """Tell whether a plan has nothing but sums of the inputs as they are, divided or not."""
     treatments = [t for target in plan.targets for t in target.treatments.values()]
-    means = all(t.linear and set(t.linear.coefficients) == {1.0} for t in treatments)
+    sums = all(t.linear and set(t.linear.coefficients) == {1.0} for t in treatments)
     pairs = (pair for column in plan.columns.values() for pair in beside(plan.inputs, column))
     dtypes = {checkpoint.info(name).dtype.name for checkpoint, name in pairs}
-    return means and (dtypes | {t.dtype.name for t in treatments}).issubset(KNOWN)
+    return sums and (dtypes | {t.dtype.name for t in treatments}).issubset(KNOWN)
 
 
 def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink) -> None:
@@ -42,8 +42,10 @@ def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink
     todo = scratch.work(plan, item.name)
     with np.errstate(all="ignore"):  # what is not finite is counted below
         total = _total(todo.sources, item, scratch)
-        for number, treatment in enumerate(todo.treatments):
-            made, finite = _rounded(total, len(todo.sources), treatment.dtype, scratch)
+        for number, (treatment, linear) in enumerate(
+            zip(todo.treatments, todo.linears or (), strict=True)
+        ):
+            made, finite = _rounded(total, linear.divisor, treatment.dtype, scratch)
             if not finite:
                 count_nonfinite(plan, item, treatment, made, census)
             sink(number, item.name, item.start, made)
@@ -75,17 +77,17 @@ def _numbers(raw: Elements, dtype: DType, scratch: Scratch) -> NDArray[Any]:
 
 
 def _rounded(
-    total: NDArray[np.float64], divisor: int, dtype: DType, scratch: Scratch
+    total: NDArray[np.float64], divisor: float, dtype: DType, scratch: Scratch
 ) -> tuple[Elements, bool]:
-    """Return the bits of the mean, and whether all of it is finite; as `divide` and torch do."""
+    """Return the bits of a sum's share, and whether all of it is finite; as torch does."""
     made = scratch.bits("narrow", dtype, len(total))
     bits = made if dtype.name != "bfloat16" else scratch.bits("wide", _BITS, len(total))
     mean = bits.view("float64" if dtype.name == "float64" else "float32")
-    exact = math.frexp(divisor)[0] == 0.5
-    if exact:
-        np.multiply(total, 1 / divisor, out=mean, casting="same_kind")
-    else:
+    factor = reciprocal(divisor)
+    if factor is None:
         np.divide(total, divisor, out=mean, casting="same_kind")
+    else:
+        np.multiply(total, factor, out=mean, casting="same_kind")
     limit = _LAST_BFLOAT16 if dtype.name == "bfloat16" else np.finfo(mean.dtype).max
     low, high = (mean.min(), mean.max()) if len(mean) else (0.0, 0.0)
     finite = bool(low >= -limit and high <= limit)  # NaN compares as false
