@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,24 @@ def refused(*arguments):
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     return result.stderr
+
+
+# Batch-norm in a net whose hidden layer is narrow: averages of it need its statistics.
+NET = """\
+import torch
+def net():
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(72, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 3),
+    )
+"""
+
+
+def recipe_of_net(folder, name):
+    """Write a module with a net of batch-norm, importable from now on; return the recipe's path and
+    its text, changed to that net. Whoever calls it takes the folder from `sys.path` again."""
+    (folder / f"{name}.py").write_text(NET)
+    sys.path.append(str(folder))
+    recipe = make_recipe(folder)
+    known = "{name: mlp, inputs: 72, classes: 3, hidden: 8}"
+    return recipe, recipe.read_text().replace(known, f"'{name}:net'")

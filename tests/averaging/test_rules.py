@@ -232,3 +232,8 @@ def test_make_rule_takes_times_apart():
     rule = make_rule("t_adema", {"alpha": 0.5, "start_epoch": 5, "update_every": 3})
     assert rule.options == {"alpha": 0.5, "scale": 1.0, "unit": "updates"}
     assert rule.timing == (3, None, 5)
+
+
+def test_an_option_that_a_rule_does_not_take_is_named():
+    with pytest.raises(PolyfuseError, match="ema has no option 'decya'; did you mean 'decay'"):
+        make_rule("ema", {"decya": 0.9})

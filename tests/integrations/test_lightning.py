@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from expected import close, mean, of_ema
 from torch import nn
 
 import tiny
@@ -93,22 +94,6 @@ def fit(
 
 def loader(batches):
     return torch.utils.data.DataLoader(batches, batch_size=None)
-
-
-def close(average, expected):
-    for name, value in expected.items():
-        torch.testing.assert_close(average[name], value, rtol=1e-5, atol=1e-6)
-
-
-def mean(steps):
-    return {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
-
-
-def of_ema(steps, decay):
-    average = steps[0]
-    for step in steps[1:]:
-        average = {k: decay * average[k] + (1 - decay) * step[k] for k in step}
-    return average
 
 
 # Updates ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from expected import close, mean, of_ema
 from torch import nn
 
 import tiny
@@ -74,22 +75,6 @@ def trainer(callback, folder, *, model=None, callbacks=(), data=ROWS, held_out=N
     )
     run.steps = recorder.steps
     return run
-
-
-def close(average, expected):
-    for name, value in expected.items():
-        torch.testing.assert_close(average[name], value, rtol=1e-5, atol=1e-6)
-
-
-def mean(steps):
-    return {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
-
-
-def of_ema(steps, decay):
-    average = steps[0]
-    for step in steps[1:]:
-        average = {k: decay * average[k] + (1 - decay) * step[k] for k in step}
-    return average
 
 
 # Updates ------------------------------------------------------------------------------------------

@@ -19,32 +19,19 @@ from polyfuse.recipes import run as module
 from polyfuse.recipes.folder import Run
 from polyfuse.recipes.run import load
 from polyfuse.recipes.source import parse
-from tiny_run import digests, held_out_images, make_recipe
+from tiny_run import digests, held_out_images, recipe_of_net
 from tiny_run import polyfuse as command
 
 run = partial(module.run, workers=1)
 NAMES = ["ema", "swa", "t_adema"]
 AVERAGING = "averaging: {ema: {decay: 0.8}, swa: {start_epoch: 1}, t_adema: {alpha: 0.9}}\n"
-NET = """\
-import torch
-def net():
-    return torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(72, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(),
-        torch.nn.Linear(8, 3),
-    )
-"""
 
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
     """Return a finished run with averages of a net with batch-norm; nobody changes it."""
     folder = tmp_path_factory.mktemp("averaged")
-    (folder / "nets_to_average.py").write_text(NET)
-    sys.path.append(str(folder))
-    recipe = make_recipe(folder)
-    text = recipe.read_text().replace(
-        "{name: mlp, inputs: 72, classes: 3, hidden: 8}", "'nets_to_average:net'"
-    )
+    recipe, text = recipe_of_net(folder, "nets_to_average")
     recipe.write_text(text.replace("epochs: 2", "epochs: 3") + AVERAGING)
     from nets_to_average import net
 

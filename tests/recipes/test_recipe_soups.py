@@ -21,32 +21,19 @@ from polyfuse.recipes.run import load
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.source import parse, read
 from polyfuse.weights import average
-from tiny_run import digests, held_out_images, make_recipe, polyfuse
+from tiny_run import digests, held_out_images, polyfuse, recipe_of_net
 
 run = partial(module.run, workers=1)
 NAMES = ["uniform_soup", "greedy_soup", "forward_backward_soup", "learned_soup"]
 SOUPS = [*NAMES[:3], {"name": "learned_soup", "steps": 3, "per_layer": True}]
 # Batch-norm in a net whose hidden layer is narrow: soups of it need its statistics.
-NET = """\
-import torch
-def net():
-    return torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(72, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(),
-        torch.nn.Linear(8, 3),
-    )
-"""
 
 
 @pytest.fixture(scope="module")
 def souped(tmp_path_factory):
     """Return a finished run with all soups, its recipe, and the weights its members began with."""
     folder = tmp_path_factory.mktemp("souped")
-    (folder / "nets_for_soups.py").write_text(NET)
-    sys.path.append(str(folder))
-    recipe = make_recipe(folder)
-    text = recipe.read_text().replace(
-        "{name: mlp, inputs: 72, classes: 3, hidden: 8}", "'nets_for_soups:net'"
-    )
+    recipe, text = recipe_of_net(folder, "nets_for_soups")
     start = folder / "start.safetensors"
     text = text.replace("folds: 2", "folds: 3") + f"soups: {json.dumps(SOUPS)}\n"
     recipe.write_text(text.replace("fit:\n", f"fit:\n  start: '{start}'\n"))
