@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyfuse.errors import CheckpointError
+from polyfuse.errors import CheckpointError, PolyfuseError, did_you_mean, printable
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class DType:
 
     def __eq__(self, other: object) -> bool:
         """Tell whether it is the same dtype, be it ours or torch's."""
-        return self is other or (not isinstance(other, DType) and str(other) == str(self))
+        return self is other or str(other) == str(self)
 
     def __hash__(self) -> int:
         """Return a hash of its name."""
@@ -77,10 +77,6 @@ class DType:
     def __repr__(self) -> str:
         """Return what torch's own prints."""
         return f"torch.{self.name}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a name, so that there is one of each."""
-        return dtype_of, (self.name,)
 
 
 _SIZES = {
@@ -99,7 +95,11 @@ DTYPES = {name: DType(name, size) for size, names in _SIZES.items() for name in 
 def dtype_of(dtype: DType | torch.dtype | str) -> DType:
     """Return the description of a dtype: torch's own, or a name.
 
-    One that is not in `DTYPES`, as of quantised tensors, is described as it is; no format takes it.
+    One of torch's that is not in `DTYPES`, as of quantised tensors, is described as it is; no
+    format takes it.
+
+    Raises:
+        PolyfuseError: an unknown name.
 
     Example:
         >>> dtype_of("float16").itemsize
@@ -108,7 +108,12 @@ def dtype_of(dtype: DType | torch.dtype | str) -> DType:
     if isinstance(dtype, DType):
         return dtype
     name = str(dtype).removeprefix("torch.")
-    return DTYPES[name] if name in DTYPES else DType(name, getattr(dtype, "itemsize", 1))
+    if name in DTYPES:
+        return DTYPES[name]
+    if isinstance(dtype, str):
+        near, known = did_you_mean(name, DTYPES), ", ".join(DTYPES)
+        raise PolyfuseError(f"unknown dtype '{printable(name)}'{near}; known: {known}")
+    return DType(name, dtype.itemsize)
 
 
 def bytes_of(elements: Elements) -> memoryview:
@@ -173,6 +178,16 @@ def item(elements: Elements, dtype: DType) -> float | int | bool:
     if hasattr(np, dtype.name) or dtype.name == "bool":
         return elements[:1].view(dtype.name)[0].item()  # type: ignore[no-any-return]
     return as_tensor(elements[:1], dtype).item()
+
+
+def is_tensor(value: object) -> bool:
+    """Tell whether something is a tensor of torch, without importing it.
+
+    Example:
+        >>> is_tensor(3.0)
+        False
+    """
+    return hasattr(type(value), "untyped_storage")
 
 
 def torch_is_loaded() -> bool:

@@ -10,7 +10,7 @@ PolyfuseError               the family; `except PolyfuseError` catches all of th
 `- MissingExtraError        an optional package is not installed
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -57,6 +57,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{printable(near[0])}'?" if near else ""
+
+
+def refuse_unknown(title: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse options that something does not take.
+
+    Raises:
+        PolyfuseError: the first of them, with the nearest known one.
+
+    Example:
+        >>> refuse_unknown("slerp", ["tt"], ["t"])
+        Traceback (most recent call last):
+        polyfuse.errors.PolyfuseError: slerp has no option 'tt'; did you mean 't'?; it takes t
+    """
+    for name in given:
+        if name not in known:
+            takes = ", ".join(known) or "no options"
+            near = did_you_mean(name, known)
+            raise PolyfuseError(
+                f"{title} has no option '{printable(name)}'{near}; it takes {takes}"
+            )
 
 
 def printable(text: object, limit: int = 200) -> str:

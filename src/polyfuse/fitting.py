@@ -280,6 +280,26 @@ def error_products(values: NDArray[Any], truth: NDArray[Any]) -> Floats:
     return products
 
 
+def mean_of_numbers(predictions: Any, weights: Floats) -> Floats:
+    """Return the members' weighted mean of plain numbers; those without a weight have no say.
+
+    Args:
+        predictions: `(member, sample, ...)`.
+        weights: `(member,)`.
+
+    Raises:
+        DataError: weights of another number of members, or predictions that are no stack.
+
+    Example:
+        >>> mean_of_numbers(np.array([[1.0, 2.0], [3.0, 6.0]]), np.array([0.5, 0.5])).tolist()
+        [2.0, 4.0]
+    """
+    array = stacked(predictions, 2)
+    check_count(array, weights)
+    used = weights > 0
+    return np.asarray(np.tensordot(weights[used], array[used], 1))
+
+
 def check_count(predictions: NDArray[Any], weights: Floats) -> None:
     """Refuse predictions of another number of members than there are weights.
 

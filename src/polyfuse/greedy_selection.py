@@ -15,12 +15,11 @@ from polyfuse.fitting import (
     Floats,
     HeldOut,
     Labels,
-    check_count,
     error_products,
     held_out,
     held_out_values,
+    mean_of_numbers,
     pooled,
-    stacked,
 )
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.running_losses import Called, Errors, Members, Nll, Objective, Squares
@@ -150,10 +149,7 @@ class GreedySelection(Parameters):
         """
         if self.metric != "mse":
             return np.asarray(self.predict_proba(predictions).argmax(-1))
-        weights, array = self.fitted("weights_"), stacked(predictions, 2)
-        check_count(array, weights)
-        used = weights > 0
-        return np.asarray(np.tensordot(weights[used], array[used], 1))
+        return mean_of_numbers(predictions, self.fitted("weights_"))
 
 
 class _Search:

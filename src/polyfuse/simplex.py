@@ -15,12 +15,11 @@ from polyfuse.fitting import (
     TINY,
     Floats,
     HeldOut,
-    check_count,
     error_products,
     held_out,
     held_out_values,
+    mean_of_numbers,
     pooled,
-    stacked,
 )
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.solvers import ValueAndGradient, gap, minimise, minimise_on_simplex
@@ -106,9 +105,7 @@ class SimplexWeights(Parameters):
         """
         if self.loss != "mse":
             return np.asarray(self.predict_proba(predictions).argmax(-1))
-        weights, array = self.fitted("weights_"), stacked(predictions, 2)
-        check_count(array, weights)
-        return np.asarray(np.tensordot(weights, array, 1))
+        return mean_of_numbers(predictions, self.fitted("weights_"))
 
     def _check(self) -> None:
         one_of("loss", self.loss, LOSSES)

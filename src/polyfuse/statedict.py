@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from polyfuse.dtypes import is_tensor
 from polyfuse.errors import CheckpointError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     tensors: dict[str, Tensor] = {}
 
     def walk(node: Any, path: str) -> Any:
-        if hasattr(type(node), "untyped_storage"):  # a tensor
+        if is_tensor(node):
             while path in tensors:  # {"a.b": x, "a": {"b": y}} has one path twice
                 path += "'"
             tensors[path] = node

@@ -1,5 +1,6 @@
 """The rules of averaging by name: EMA with warm-ups, SWA, T-ADEMA, power-EMA, LAWA, half-life."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyfuse.averaging.base import AveragingRule, Moment, Timing, linear, number
-from polyfuse.errors import PolyfuseError, did_you_mean, printable
+from polyfuse.errors import PolyfuseError, did_you_mean, printable, refuse_unknown
 
 Decay = Callable[[int], float]  # of the step after the initial copy, from 1
 
@@ -333,7 +334,7 @@ def make_rule(name: str, options: Mapping[str, Any]) -> AveragingRule:
     """Return a rule by its name and options, times included: what a recipe says.
 
     Raises:
-        PolyfuseError: an unknown name.
+        PolyfuseError: an unknown name, or an option that the rule does not take.
 
     Example:
         >>> make_rule("swa", {"start_epoch": 5}).timing.start_epoch
@@ -346,4 +347,5 @@ def make_rule(name: str, options: Mapping[str, Any]) -> AveragingRule:
         )
     times = {key: value for key, value in options.items() if key in Timing._fields}
     rest = {key: value for key, value in options.items() if key not in times}
+    refuse_unknown(name, rest, [*inspect.signature(RULES[name]).parameters, *Timing._fields])
     return RULES[name](**rest).timed(**times)

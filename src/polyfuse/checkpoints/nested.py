@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from polyfuse.checkpoints.pickles import Global, Opaque
 from polyfuse.checkpoints.torch_zip import TensorRecord, Unreadable
+from polyfuse.dtypes import is_tensor
 from polyfuse.errors import CheckpointError, did_you_mean, printable
 
 # Of several, the first of these is taken; otherwise the only one there is. Never an EMA.
@@ -43,15 +44,15 @@ class Choice(NamedTuple):
     keys: dict[str, int]
 
 
-def is_tensor(value: Any) -> bool:
+def holds_tensor(value: Any) -> bool:
     """Tell whether it is a tensor: one that a file states, or one that torch has loaded.
 
     Example:
-        >>> is_tensor(3.0)
+        >>> holds_tensor(3.0)
         False
     """
     stated = isinstance(value, TensorRecord | Unreadable)
-    return stated or hasattr(type(value), "untyped_storage")
+    return stated or is_tensor(value)
 
 
 def choose(shown: str, tree: Any, key: str | None, index: int | None) -> Choice:
@@ -72,7 +73,7 @@ def choose(shown: str, tree: Any, key: str | None, index: int | None) -> Choice:
         >>> choose("a.pt", saved, None, None).key
         'state_dict'
     """
-    if isinstance(tree, list | tuple) and not is_tensor(tree):
+    if isinstance(tree, list | tuple) and not holds_tensor(tree):
         tree, index = _item(shown, tree, index), None
     found = dict(_dicts(tree))
     # A lone loss or accuracy may be a tensor too, but makes no state dict.
@@ -119,7 +120,7 @@ def _dicts(tree: Any) -> Iterator[tuple[str, Any]]:
 
 def _children(path: str, node: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     for name, child in node.items():
-        nests = isinstance(child, dict | list | tuple) and not is_tensor(child)
+        nests = isinstance(child, dict | list | tuple) and not holds_tensor(child)
         if nests and isinstance(name, str) and not _OPTIMIZER.search(name):
             yield f"{path}.{name}" if path else name, child
 
@@ -127,8 +128,8 @@ def _children(path: str, node: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
 def _count(node: Any) -> int:
     """Return how many tensors a dict holds by name, or how many such dicts a list holds."""
     if isinstance(node, dict):
-        return sum(is_tensor(v) and isinstance(k, str) for k, v in node.items())
-    if isinstance(node, list | tuple) and not is_tensor(node):
+        return sum(holds_tensor(v) and isinstance(k, str) for k, v in node.items())
+    if isinstance(node, list | tuple) and not holds_tensor(node):
         return sum(isinstance(item, dict) and _count(item) > 0 for item in node)
     return 0
 
@@ -146,7 +147,7 @@ def _default(shown: str, keys: Mapping[str, int]) -> str:
 def _only_numbers(found: Any) -> bool:
     if not isinstance(found, dict):
         return False
-    tensors = [value for value in found.values() if is_tensor(value)]
+    tensors = [value for value in found.values() if holds_tensor(value)]
     return all(getattr(value, "shape", None) in ((), (1,)) for value in tensors)
 
 
@@ -182,7 +183,7 @@ def _instead(shown: str, tree: Any) -> str:
             "runs code of its file; where you trust it, type: torch.save(torch.load("
             f"'{shown}', weights_only=False){key}.state_dict(), 'weights.pt')"
         )
-    if is_tensor(tree):
+    if holds_tensor(tree):
         return "it is one tensor; save it with a name: torch.save({'weight': tensor}, 'weights.pt')"
     inside = ", ".join(f"'{printable(name)}' ({kind(value)})" for name, value in _items(tree))
     return f"{inside or kind(tree)}; save one with torch.save(model.state_dict(), 'weights.pt')"
@@ -207,7 +208,7 @@ def kind(value: Any) -> str:
     """
     if isinstance(value, Unreadable):
         return f"{value.kind} tensor"
-    if is_tensor(value) and not isinstance(value, Unreadable):
+    if holds_tensor(value) and not isinstance(value, Unreadable):
         return "tensor"
     if isinstance(value, Opaque):
         return printable(value.made_by)
@@ -251,7 +252,7 @@ def facts(tree: Any, choice: Choice, in_tensor: InTensor) -> dict[str, Any]:
     found["ignored"] = {
         str(name): kind(value)
         for name, value in choice.state.items()
-        if not is_tensor(value) or not isinstance(name, str)
+        if not holds_tensor(value) or not isinstance(name, str)
     }
     return found
 
@@ -259,7 +260,7 @@ def facts(tree: Any, choice: Choice, in_tensor: InTensor) -> dict[str, Any]:
 def _without_tensors(tree: Any) -> dict[Any, Any]:
     """Return the rest of a state dict: its tensors of one element are weights, not metrics."""
     items = tree.items() if isinstance(tree, dict) else ()
-    return {name: value for name, value in items if not is_tensor(value)}
+    return {name: value for name, value in items if not holds_tensor(value)}
 
 
 def _numbers(found: Any, in_tensor: InTensor) -> dict[str, float | int]:
@@ -271,7 +272,7 @@ def _numbers(found: Any, in_tensor: InTensor) -> dict[str, float | int]:
 
 def _number(value: Any, in_tensor: InTensor) -> float | int | None:
     """Return a finite number that JSON can hold; None for anything else."""
-    if is_tensor(value):
+    if holds_tensor(value):
         value = in_tensor(value)
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return value if plain and abs(value) < 1 << 63 else None

@@ -122,7 +122,7 @@ def _described(
     first: dict[Hashable, str] = {}
     faults: list[str] = []
     for name, value in state.items():
-        if not isinstance(name, str) or not nested.is_tensor(value):
+        if not isinstance(name, str) or not nested.holds_tensor(value):
             continue  # facts["ignored"] tells of it
         try:
             if len(name) > LIMITS.name_characters:

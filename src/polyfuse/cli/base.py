@@ -5,7 +5,7 @@ The only file that imports typer.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -40,6 +40,16 @@ def _root(
 
         echo(f"polyfuse {installed('polyfuse')}")
         raise typer.Exit
+
+
+def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what completes a word to those of these names that begin with it.
+
+    Example:
+        >>> completing(["safetensors", "torch"])("s")
+        ['safetensors']
+    """
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
 def add_group(name: str, purpose: str) -> typer.Typer:

@@ -12,6 +12,7 @@ from polyfuse.cli.base import (
     Quiet,
     add_group,
     app,
+    completing,
     echo,
     told,
 )
@@ -28,10 +29,6 @@ def _complete_recipe(incomplete: str) -> list[str]:
     from polyfuse.recipes.shipped import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
-
-
-def _complete_format(incomplete: str) -> list[str]:
-    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 Recipe = Annotated[
@@ -119,7 +116,10 @@ def report(
     form: Annotated[
         str,
         Option(
-            "--format", help=" | ".join(FORMATS), autocompletion=_complete_format, metavar="FORMAT"
+            "--format",
+            help=" | ".join(FORMATS),
+            autocompletion=completing(FORMATS),
+            metavar="FORMAT",
         ),
     ] = "table",
     as_json: Json = False,

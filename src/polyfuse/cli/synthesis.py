@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from polyfuse.cli.base import BadParameter, Option
-from polyfuse.errors import PolyfuseError, did_you_mean, printable
+from polyfuse.cli.base import BadParameter, Option, completing
+from polyfuse.errors import did_you_mean, printable, refuse_unknown
 
 if TYPE_CHECKING:
     from polyfuse.averaging import AveragingRule
@@ -18,16 +18,12 @@ if TYPE_CHECKING:
 RULES = ("ema", "swa", "tanh_ema", "t_adema", "power_ema", "half_life", "lawa")
 
 
-def _complete(incomplete: str) -> list[str]:
-    return [name for name in RULES if name.startswith(incomplete)]
-
-
 Rule = Annotated[
     str | None,
     Option(
         metavar="RULE",
         help=f"A running average over them, by their numbers: {', '.join(RULES)}.",
-        autocompletion=_complete,
+        autocompletion=completing(RULES),
     ),
 ]
 Decay = Annotated[
@@ -129,14 +125,7 @@ def by_rule(
 def _rule(name: str, options: Mapping[str, Any]) -> "AveragingRule":
     from polyfuse.averaging import RULES
 
-    known = list(inspect.signature(RULES[name]).parameters)
-    for option in options:
-        if option not in known:
-            takes = ", ".join(known) or "no options"
-            near = did_you_mean(option, known)
-            raise PolyfuseError(
-                f"the rule {name} has no option '{printable(option)}'{near}; it takes {takes}"
-            )
+    refuse_unknown(f"the rule {name}", options, list(inspect.signature(RULES[name]).parameters))
     return RULES[name](**options)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from polyfuse.cli.base import Argument, BadParameter, Json, Option, Quiet, app, told
+from polyfuse.cli.base import Argument, BadParameter, Json, Option, Quiet, app, completing, told
 from polyfuse.cli.fusing import facts, fuse, show_done
 from polyfuse.cli.synthesis import (
     At,
@@ -37,22 +37,6 @@ METHODS = (
 STOPPED = "stopped; no output is there"
 
 
-def _complete(known: Sequence[str], incomplete: str) -> list[str]:
-    return [name for name in known if name.startswith(incomplete)]
-
-
-def _complete_dtype(incomplete: str) -> list[str]:
-    return _complete(DTYPES, incomplete)
-
-
-def _complete_form(incomplete: str) -> list[str]:
-    return _complete(FORMS, incomplete)
-
-
-def _complete_method(incomplete: str) -> list[str]:
-    return _complete(METHODS, incomplete)
-
-
 Checkpoints = Annotated[
     list[str],
     Argument(
@@ -68,7 +52,7 @@ Dtype = Annotated[
     Option(
         metavar="DTYPE",
         help=f"{' | '.join(DTYPES)} [as the first input].",
-        autocompletion=_complete_dtype,
+        autocompletion=completing(DTYPES),
     ),
 ]
 Key = Annotated[
@@ -99,7 +83,7 @@ Form = Annotated[
         "--format",
         metavar="FORMAT",
         help=f"{' | '.join(FORMS)} [as the name of OUT says].",
-        autocompletion=_complete_form,
+        autocompletion=completing(FORMS),
     ),
 ]
 Resume = Annotated[bool, Option("--resume", help="Go on with an interrupted one, and keep it.")]
@@ -214,7 +198,7 @@ def merge(
         Argument(
             metavar="METHOD",
             help=f"{', '.join(METHODS)}, or your own package.module:function.",
-            autocompletion=_complete_method,
+            autocompletion=completing(METHODS),
         ),
     ],
     checkpoints: Checkpoints,

@@ -6,10 +6,10 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from polyfuse.checkpoints.base import Source
-from polyfuse.dtypes import DType, Elements, as_elements, as_tensor, dtype_of
+from polyfuse.dtypes import DType, Elements, as_elements, as_tensor, dtype_of, is_tensor
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.merge.base import BLOCK, WIDE, Linear, accumulate, divide, measured_blocks
 from polyfuse.merge.buffers import Unequal
@@ -73,31 +73,29 @@ class Scratch:
 
     def __init__(self) -> None:
         """No buffers yet."""
-        self._kept: dict[tuple[str, str], tuple[Elements, Any]] = {}
+        self._bits: dict[tuple[str, str], Elements] = {}
+        self._tensors: dict[tuple[str, str], Tensor] = {}
         self._name = ""
         self._work: Work | None = None
 
     def bits(self, use: str, dtype: DType, count: int) -> Elements:
         """Return room for the bits of a chunk; they are whatever they were."""
-        elements: Elements = self._get(use, dtype, count, _no_view)[0]
-        return elements
+        if count > CHUNK:  # a tensor that is read in one piece: not kept
+            return dtype.empty(count)
+        key = (use, dtype.name)
+        if key not in self._bits:
+            self._bits[key] = dtype.empty(CHUNK)
+        kept = self._bits[key]
+        return kept if count == CHUNK else kept[:count]
 
     def tensor(self, use: str, dtype: DType, count: int) -> tuple[Elements, Tensor]:
         """Return room for a chunk twice: its bits, and a flat tensor over the same memory."""
-        pair: tuple[Elements, Tensor] = self._get(use, dtype, count, as_tensor)
-        return pair
-
-    def _get(self, use: str, dtype: DType, count: int, view: Callable[..., Any]) -> Any:
-        if count > CHUNK:  # a tensor that is read in one piece: not kept
-            elements = dtype.empty(count)
-            return elements, view(elements, dtype)
-        if (use, dtype.name) not in self._kept:
-            elements = dtype.empty(CHUNK)
-            self._kept[use, dtype.name] = elements, view(elements, dtype)
-        elements, seen = self._kept[use, dtype.name]
-        if count == CHUNK:
-            return elements, seen
-        return elements[:count], None if seen is None else seen[:count]
+        elements, key = self.bits(use, dtype, count), (use, dtype.name)
+        if count != CHUNK:
+            return elements, as_tensor(elements, dtype)
+        if key not in self._tensors:
+            self._tensors[key] = as_tensor(elements, dtype)
+        return elements, self._tensors[key]
 
     def work(self, plan: Plan, name: str) -> Work:
         """Return what is to be done for a tensor; it has many chunks in a row."""
@@ -127,10 +125,6 @@ def work(plan: Plan, name: str) -> Work:
     infos = [checkpoint.info(each) for checkpoint, each in beside(plan.inputs, plan.columns[name])]
     sources = [(info.source, info.dtype) for info in infos]
     return Work(treatments, linears if len(linears) == len(treatments) else None, sources)
-
-
-def _no_view(elements: Elements, dtype: DType) -> None:
-    """Return nothing: only the bits are wanted."""
 
 
 def compute(plan: Plan, item: Item, scratch: Scratch, census: Census, sink: Sink) -> None:
@@ -214,8 +208,8 @@ def _called(
     shape = plan.inputs[0].info(treatment.reads[0]).shape
     shaped = [[tensor.view(shape) for tensor in group] for group in groups]
     result = treatment.function(*shaped)
-    if not hasattr(result, "untyped_storage") or tuple(result.shape) != shape:
-        got = tuple(result.shape) if hasattr(result, "untyped_storage") else type(result).__name__
+    if not is_tensor(result) or tuple(result.shape) != shape:
+        got = tuple(result.shape) if is_tensor(result) else type(result).__name__
         raise CheckpointError(
             f"{treatment.label} made {got} of '{printable(treatment.reads[0])}', which has shape "
             f"{shape}; the function must return a tensor of its inputs' shape"

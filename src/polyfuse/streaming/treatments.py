@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from polyfuse.checkpoints.base import Checkpoint
 from polyfuse.dtypes import DType
-from polyfuse.errors import PolyfuseError, did_you_mean, printable
+from polyfuse.errors import PolyfuseError, did_you_mean, printable, refuse_unknown
 from polyfuse.merge import METHODS
 from polyfuse.merge.base import Linear, Method
 from polyfuse.merge.buffers import POLICIES, pooled_variance
@@ -55,13 +55,8 @@ def checked_options(method: Method, request: Request, count: int) -> Linear | No
     """Refuse options that the method does not take; return its coefficients, if it is linear."""
     parameters = list(inspect.signature(method.function).parameters.values())[1:]
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    for name in request.options:
-        if name not in known and len(known) == len(parameters):
-            near = did_you_mean(name, known)
-            takes = ", ".join(known) or "no options"
-            raise PolyfuseError(
-                f"{request.method} has no option '{printable(name)}'{near}; it takes {takes}"
-            )
+    if len(known) == len(parameters):
+        refuse_unknown(request.method, request.options, known)
     missing = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     missing = [name for name in missing if name not in request.options]
     if missing:
