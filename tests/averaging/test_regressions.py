@@ -130,7 +130,7 @@ def test_nequip_590_a_checkpoint_was_saved_while_swapped():
 
 
 def test_anemoi_1373_option_that_did_nothing():
-    with pytest.raises(PolyfuseError, match="decya.*did you mean 'decay'"):
+    with pytest.raises(PolyfuseError, match=r"decya.*did you mean 'decay'"):
         make_rule("ema", {"decya": 0.9})
 
 
