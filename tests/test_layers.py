@@ -15,7 +15,7 @@ FLOORS = [
     ["errors"],
     ["dtypes", "parameters"],
     ["fitting"],
-    ["running_losses"],
+    ["running_losses", "leaks"],
     ["combine", "losses", "schedules", "statedict", "tables", "models", "optimizers"],
     ["diversity", "uncertainty"],
     ["batchnorm", "averaging.base"],
