@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from polyfuse import predictions
 from polyfuse.errors import DataError
 
-KINDS = sorted(predictions._KINDS)
+KINDS = sorted(predictions.KINDS)
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 dtypes = st.tuples(st.sampled_from("<>"), st.sampled_from(KINDS)).map("".join).map(np.dtype)
 arrays = hnp.arrays(dtypes, shapes)
