@@ -35,6 +35,7 @@ def fold_rows(
     seed: int,
     classes: NDArray[np.int64] | None = None,
     groups: Rows | None = None,
+    ordered: bool = False,
 ) -> Iterator[tuple[Rows, Rows]]:
     """Yield (training rows, held-out rows) for each fold; groups are kept whole, classes balanced.
 
@@ -44,6 +45,9 @@ def fold_rows(
         seed: shuffles rows (where there are groups, the folds are balanced by group size).
         classes: `(n,)` classes to balance over folds; used where each class fills every fold.
         groups: `(n,)`; a group is never cut.
+        ordered: rows come in the order of time: each block is held out from the rows before it,
+            and the first of `folds + 1` blocks is never held out. Rows of a group that comes again
+            in the held-out block are not trained on, and folds that have no rows left are dropped.
 
     Raises:
         DataError: more folds than rows, or than groups.
@@ -54,6 +58,9 @@ def fold_rows(
     """
     from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
+    if ordered:
+        yield from _ordered_rows(n, folds, groups)
+        return
     units, count = ("groups", len(np.unique(groups))) if groups is not None else ("rows", n)
     if not 2 <= folds <= count:
         raise DataError(
@@ -67,6 +74,21 @@ def fold_rows(
         yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(blank, classes)
     else:
         yield from KFold(folds, shuffle=True, random_state=seed).split(blank)
+
+
+def _ordered_rows(n: int, folds: int, groups: Rows | None) -> Iterator[tuple[Rows, Rows]]:
+    from sklearn.model_selection import TimeSeriesSplit
+
+    if not 2 <= folds < n:
+        raise DataError(
+            f"folds={folds} does not fit {n} rows in the order of time; type a number of folds "
+            f"from 2 to {n - 1}, or bring more data"
+        )
+    for earlier, held in TimeSeriesSplit(folds).split(np.zeros(n)):
+        if groups is not None:
+            earlier = earlier[~np.isin(groups[earlier], groups[held])]
+        if len(earlier):
+            yield earlier, held
 
 
 def inner_slice(
