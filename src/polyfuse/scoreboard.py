@@ -1,14 +1,14 @@
 """The scoreboard: what `leaderboard.json` holds, as text, CSV, markdown, HTML or a DataFrame."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyfuse import durable, tables
 from polyfuse.errors import RunError, did_you_mean
-from polyfuse.metrics import LOWER_IS_BETTER
+from polyfuse.metrics import FOR_NUMBERS, LOWER_IS_BETTER, METRICS
 
 if TYPE_CHECKING:
     import pandas
@@ -71,7 +71,7 @@ class Scoreboard:
         metric = self.document["metric"]
         shown = [m for m in self.document["metrics"] if m != metric]
         columns = ["", "whole string" if metric == "string_accuracy" else metric]
-        columns += [_SHORT.get(m, m) for m in shown] + ["vs best member", "params", "ms/img"]
+        columns += [_SHORT.get(m, m) for m in shown] + ["vs best member", *self._costs()]
         rows = [self._cells(row, split, metric, shown) for row in self.rows]
         bold = frozenset(i for i, row in enumerate(self.rows) if row["name"] == self.best)
         return tables.Table(_TITLES[split], columns, rows, bold)
@@ -106,11 +106,20 @@ class Scoreboard:
     ) -> list[str]:
         scores = row[split]
         others = [_number(scores[m], m) for m in shown]
-        gain = _spread(scores["difference"], metric, signed=True)
+        gain = spread(scores["difference"], metric, signed=True)
         if row["name"] == self.document["best_member"]:
             gain = "the best member"
-        cost = [_count(row["parameters"]), _milliseconds(row["milliseconds"])]
-        return [row["name"], _spread(scores[metric], metric), *others, gain, *cost]
+        cost = [_COSTS[name](row.get(name)) for name in self._costs().values()]
+        return [row["name"], spread(scores[metric], metric), *others, gain, *cost]
+
+    def _costs(self) -> Mapping[str, str]:
+        """Return the columns that say what a row costs, and their keys."""
+        measured = {"params": "parameters", "ms/img": "milliseconds"}
+        counted = {"models": "models", "cost": "cost"}
+        known = self.rows[0].keys()
+        if "parameters" in known:
+            return measured
+        return {column: key for column, key in counted.items() if key in known}
 
     def _flat(self) -> tuple[list[str], list[list[Any]]]:
         metrics = [*self.document["metrics"], "difference"]
@@ -123,8 +132,9 @@ class Scoreboard:
                 scores = [row[split][m] or {} for m in metrics]
                 numbers = [s.get(key) for s in scores for key in ("value", "low", "high")]
                 head = [row["name"], row["kind"], len(row["members"]), split]
-                better = row[split]["difference"]["better"]
-                lines.append([*head, *numbers, better, row["parameters"], row["milliseconds"]])
+                better = (row[split]["difference"] or {}).get("better")
+                cost = [row.get("parameters"), row.get("milliseconds")]
+                lines.append([*head, *numbers, better, *cost])
         return columns, lines
 
 
@@ -184,8 +194,8 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
             oof["train"]["low"] > oof["test"]["high"] or oof["train"]["high"] < oof["test"]["low"]
         )
         lines.append(
-            f"Honest folds: a member scores {_spread(oof['train'], metric)} on training rows that "
-            f"it did not see, and {_spread(oof['test'], metric)} on test rows; "
+            f"Honest folds: a member scores {spread(oof['train'], metric)} on training rows that "
+            f"it did not see, and {spread(oof['test'], metric)} on test rows; "
             + ("the intervals do not meet: look for a leak." if apart else "the intervals agree.")
         )
     return lines
@@ -199,7 +209,7 @@ def _verdict(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     verdict = "better" if gain["better"] else "not shown to be better"
     return (
         f"On test it is {verdict} than the best single member ({document['best_member']}): "
-        f"{_spread(gain, document['metric'], signed=True)} points, "
+        f"{spread(gain, document['metric'], signed=True)}{_points(document['metric'])}, "
         f"at {row.get('models', len(row['members']))} times the inference cost."
     )
 
@@ -207,27 +217,48 @@ def _verdict(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
 def _best_soup(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the soup that is best on validation, if it is better there than any member."""
     sign = -1 if document["metric"] in LOWER_IS_BETTER else 1
-    gains = [(sign * r["val"]["difference"]["value"], r) for r in document["rows"]]
-    soups = [(gain, row) for gain, row in gains if row["kind"] == "soup" and gain > 0]
-    return max(soups, key=lambda pair: pair[0])[1] if soups else None
+    soups = [row for row in document["rows"] if row["kind"] == "soup"]
+    gains = [(sign * row["val"]["difference"]["value"], row) for row in soups]
+    better = [(gain, row) for gain, row in gains if gain > 0]
+    return max(better, key=lambda pair: pair[0])[1] if better else None
 
 
 def _number(score: Mapping[str, float] | None, metric: str) -> str:
     if score is None:
         return "-"
-    return f"{score['value']:.2f}" if metric in LOWER_IS_BETTER else f"{100 * score['value']:.1f}"
+    return _written(score["value"], metric, 2 if metric in LOWER_IS_BETTER else 1)
 
 
-def _spread(score: Mapping[str, float], metric: str, *, signed: bool = False) -> str:
-    scale, digits = (1, 3) if metric in LOWER_IS_BETTER else (100, 1)
-    sign = "+" if signed else ""
+def _written(number: float, metric: str, digits: int, sign: str = "") -> str:
+    """Return a number as its metric is read: shares in points, the user's own as they are."""
+    if metric in FOR_NUMBERS or metric not in METRICS:
+        return f"{number + 0.0:{sign}.4g}"
     # Adding 0.0 turns a rounded -0.0 into 0.0.
-    numbers = (round(scale * score[key], digits) + 0.0 for key in ("value", "low", "high"))
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in numbers)
+    scale = 1 if metric in LOWER_IS_BETTER else 100
+    return f"{round(scale * number, digits) + 0.0:{sign}.{digits}f}"
+
+
+def spread(score: Mapping[str, float] | None, metric: str, *, signed: bool = False) -> str:
+    """Return a score or a difference with its interval: in points where the metric is a share.
+
+    Example:
+        >>> spread({"value": 0.025, "low": -0.001, "high": 0.05}, "accuracy", signed=True)
+        '+2.5 [-0.1, +5.0]'
+    """
+    if score is None or None in (score["value"], score["low"], score["high"]):
+        return "-"
+    digits, sign = 3 if metric in LOWER_IS_BETTER else 1, "+" if signed else ""
+    value, low, high = (_written(score[k], metric, digits, sign) for k in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
-def _count(number: int) -> str:
+def _points(metric: str) -> str:
+    return " points" if metric in METRICS and metric not in LOWER_IS_BETTER else ""
+
+
+def _count(number: int | None) -> str:
+    if number is None:
+        return "-"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -236,3 +267,11 @@ def _count(number: int) -> str:
 
 def _milliseconds(number: float | None) -> str:
     return "-" if number is None else f"{number:.2f}"
+
+
+_COSTS: Mapping[str, Callable[[Any], str]] = {
+    "parameters": _count,
+    "milliseconds": _milliseconds,
+    "models": str,
+    "cost": lambda number: f"{number:.4g}",
+}

@@ -136,7 +136,7 @@ def declare_winner(
     )
     sign = -1 if lower_is_better else 1
     best = max(rows, key=lambda name: sign * rows[name].value)
-    against = tuple(_seen_from(best, pair) for pair in pairs if best in pair[:2])
+    against = tuple(seen_from(best, pair) for pair in pairs if best in pair[:2])
     level = (best, *(pair.b for pair in against if pair.better != best))
     return Verdict(best, best if len(level) == 1 else None, level, against)
 
@@ -206,8 +206,14 @@ def _judged(pair: Pair, corrected: float, sign: int) -> Pair:
     return pair._replace(corrected=corrected, better=better if told else None)
 
 
-def _seen_from(name: str, pair: Pair) -> Pair:
-    """Return a pair with this row first."""
+def seen_from(name: str, pair: Pair) -> Pair:
+    """Return a pair with this row first.
+
+    Example:
+        >>> pair = Pair("a", "b", Interval(1.0, -1.0, 2.0), 0.5, 0.5, None)
+        >>> seen_from("b", pair).difference
+        Interval(value=-1.0, low=-2.0, high=1.0)
+    """
     if pair.a == name:
         return pair
     value, low, high = pair.difference
