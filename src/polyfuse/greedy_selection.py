@@ -21,6 +21,7 @@ from polyfuse.fitting import (
     mean_of_numbers,
     pooled,
 )
+from polyfuse.leaks import refuse_trained
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.running_losses import Called, Errors, Members, Nll, Objective, Squares
 
@@ -101,7 +102,7 @@ class GreedySelection(Parameters):
     score_: float = field(init=False, repr=False)
     best_single_: int = field(init=False, repr=False)
 
-    def fit(self, predictions: Any, labels: Any, costs: Any = None) -> Self:
+    def fit(self, predictions: Any, labels: Any, costs: Any = None, *, trained: Any = None) -> Self:
         """Select on rows that no member trained on.
 
         Args:
@@ -109,11 +110,13 @@ class GreedySelection(Parameters):
                 for "mse" `(member, sample, ...)` numbers.
             labels: `(sample, ...)` integers, or numbers.
             costs: `(member,)` parameters, milliseconds, ...: what `penalty` and `budget` count.
+            trained: `(member, sample)` booleans, see `leaks.refuse_trained`.
 
         Raises:
             DataError: what does not fit, all at once; a budget below the cheapest member.
         """
         _check(self)
+        refuse_trained(predictions, trained, "this selection")
         check = held_out_values if self.metric == "mse" else held_out
         rows = check(predictions, labels, uncovered=self.uncovered)
         search = _Search(self, rows, _costs(self, costs, len(rows.predictions)))

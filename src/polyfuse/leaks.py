@@ -79,6 +79,37 @@ def refuse_trained(said: Any, trained: Any, what: str = "this fit") -> None:
         raise DataError(_told(leaks, mask, what))
 
 
+def refuse_trained_rows(said: Any, trained: Any, what: str = "this fit") -> None:
+    """Refuse rows of one combined prediction that speaks for members that trained on them.
+
+    Args:
+        said: `(row, ...)` combined predictions, NaN where there are none.
+        trained: `(row,)` booleans, True where one of the members that have a say on the row trained
+            on it; None: nothing is known, and nothing refused.
+        what: who refuses, for the message.
+
+    Raises:
+        DataError: says how many rows; or a mask of another length.
+
+    Example:
+        >>> refuse_trained_rows(np.array([0.5, np.nan]), np.array([False, True]))
+    """
+    if trained is None:
+        return
+    mask, array = array_of(trained), array_of(said)
+    if mask.dtype != bool or mask.shape != array.shape[:1]:
+        raise DataError(
+            f"trained must be booleans (row,) of shape {array.shape[:1]}, got {mask.dtype} of "
+            f"shape {mask.shape}"
+        )
+    rows = _count(array, mask)
+    if rows:
+        raise DataError(
+            f"{what} would learn from {rows} of the {len(mask)} rows that members trained on; "
+            "combine out-of-fold predictions, or leave these rows out: said[~trained]"
+        )
+
+
 def refuse_shared(fit_ids: Iterable[Any], test_ids: Iterable[Any]) -> None:
     """Refuse rows, by their ids, that are both fitted and judged on.
 
@@ -136,8 +167,8 @@ def _check_mask(mask: NDArray[Any], shape: tuple[int, ...]) -> None:
 def _count(said: NDArray[Any], trained: Mask) -> int:
     """Return in how many of the rows that it trained on a member has a say, if only in part."""
     own = said[trained]
-    if own.dtype == bool:
-        return int(own.sum())
+    if own.dtype.kind != "f":
+        return int(own.sum()) if own.dtype == bool else len(own)
     return int((~np.isnan(own)).reshape(len(own), -1).any(1).sum()) if own.size else 0
 
 

@@ -21,6 +21,7 @@ from polyfuse.fitting import (
     mean_of_numbers,
     pooled,
 )
+from polyfuse.leaks import refuse_trained
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.solvers import ValueAndGradient, gap, minimise, minimise_on_simplex
 
@@ -64,18 +65,20 @@ class SimplexWeights(Parameters):
     loss_: float = field(init=False, repr=False)
     gap_: float = field(init=False, repr=False)
 
-    def fit(self, predictions: Any, labels: Any) -> Self:
+    def fit(self, predictions: Any, labels: Any, *, trained: Any = None) -> Self:
         """Fit the weights on rows that no member trained on.
 
         Args:
             predictions: `(member, sample, ..., class)` probabilities, or a sequence of members;
                 for "mse" `(member, sample, ...)` numbers.
             labels: `(sample, ...)` integers, or numbers.
+            trained: `(member, sample)` booleans, see `leaks.refuse_trained`.
 
         Raises:
             DataError: what does not fit, all at once; see `fitting.held_out`.
         """
         self._check()
+        refuse_trained(predictions, trained)
         rows = _rows(predictions, labels, self.loss, self.uncovered)
         columns = [self._solve(loss) for loss in _losses(rows, self.loss, self.per_class)]
         weights, values, gaps = zip(*columns, strict=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from polyfuse.errors import DataError
 from polyfuse.fitting import Floats, Labels, array_of, held_out
+from polyfuse.leaks import refuse_trained_rows
 from polyfuse.parameters import Parameters, one_of
 
 METRICS = ("f1", "balanced_accuracy")
@@ -68,12 +69,13 @@ class DecisionThresholds(Parameters):
     score_: float = field(init=False, repr=False)
     several_: bool = field(init=False, repr=False)
 
-    def fit(self, probabilities: Any, labels: Any) -> Self:
+    def fit(self, probabilities: Any, labels: Any, *, trained: Any = None) -> Self:
         """Fit on rows that no member trained on.
 
         Args:
             probabilities: `(n,)` or `(n, label)` from 0 to 1, or `(n, class)` summing to one.
             labels: `(n,)` or `(n, label)` of 0 and 1, or `(n,)` classes.
+            trained: `(n,)` booleans, see `leaks.refuse_trained_rows`.
 
         Raises:
             DataError: what does not fit, all at once; a label that no row, or each row, has.
@@ -81,6 +83,7 @@ class DecisionThresholds(Parameters):
         one_of("metric", self.metric, METRICS)
         one_of("average", self.average, AVERAGES)
         p, truth = array_of(probabilities), array_of(labels)
+        refuse_trained_rows(p, trained, "these thresholds")
         self.several_ = p.ndim == 1 or truth.ndim == 2
         if self.average == "micro" and not (self.several_ and self.metric == "f1"):
             raise DataError('average="micro" is for F1 of several labels: use average="macro"')

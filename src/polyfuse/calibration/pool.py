@@ -11,6 +11,7 @@ from polyfuse.calibration.curves import Beta, Isotonic
 from polyfuse.calibration.scaling import Temperature, Vector
 from polyfuse.errors import DataError
 from polyfuse.fitting import Floats, check_count, held_out, pooled, stacked
+from polyfuse.leaks import refuse_trained
 from polyfuse.parameters import Parameters, one_of
 
 Calibrator = Temperature | Vector | Beta | Isotonic
@@ -50,13 +51,19 @@ class CalibratedPool(Parameters):
     uncovered: str = "error"
     calibrators_: tuple[Calibrator | None, ...] = field(init=False, repr=False)
 
-    def fit(self, predictions: Any, labels: Any) -> Self:
-        """Fit on `(member, sample, ..., class)` probabilities of rows that no member trained on.
+    def fit(self, predictions: Any, labels: Any, *, trained: Any = None) -> Self:
+        """Fit on rows that no member trained on.
+
+        Args:
+            predictions: `(member, sample, ..., class)` probabilities, or a sequence of members.
+            labels: `(sample, ...)` integers.
+            trained: `(member, sample)` booleans, see `leaks.refuse_trained`.
 
         Raises:
             DataError: what does not fit, all at once; see `fitting.held_out`.
         """
         one_of("method", self.method, list(CALIBRATORS))
+        refuse_trained(predictions, trained, "this calibration")
         rows = held_out(predictions, labels, uncovered=self.uncovered)
         make, weights = CALIBRATORS[self.method], self._weights(rows.predictions)
         if self.per_member:

@@ -1,6 +1,6 @@
 """Dynamic selection: for each row, the members that do well on held-out rows like it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -94,7 +94,9 @@ class DynamicSelection(Parameters):
         Raises:
             DataError: what does not fit, all at once; fewer rows than neighbours.
         """
-        _check(self)
+        faults = self.parameter_faults()
+        if faults:
+            raise DataError("\n".join(faults))
         refuse_trained(predictions, trained, "this selection")
         rows = held_out(predictions, labels, uncovered=self.uncovered)
         p = rows.normal().astype(np.float64)
@@ -166,6 +168,28 @@ class DynamicSelection(Parameters):
             pool = np.where(votes >= votes.max(-1, keepdims=True) - _TIE, pool, -1)
         return np.asarray(pool.argmax(-1), dtype=np.int64)
 
+    def parameter_faults(self) -> list[str]:
+        """Return what is wrong with the parameters; nothing where all is well."""
+        words = {
+            "method": list(METHODS),
+            "space": SPACES,
+            "distance": list(DISTANCES),
+            "votes": VOTES,
+            "diversity": DIVERSITIES,
+            "competence": COMPETENCES,
+        }
+        ranges = {
+            f"k={self.k} must be at least 1": self.k >= 1,
+            f"accurate={self.accurate} must be above 0 and at most 1": 0 < self.accurate <= 1,
+            f"diverse={self.diverse} must be above 0 and at most 1": 0 < self.diverse <= 1,
+            f"power={self.power} must be finite and not negative": 0 <= self.power < np.inf,
+        }
+        unknown = (_unknown(name, getattr(self, name), known) for name, known in words.items())
+        return [
+            *(fault for fault in unknown if fault),
+            *(fault for fault, holds in ranges.items() if not holds),
+        ]
+
     def _probabilities(self, predictions: Any) -> Floats:
         """Return `(member, sample, ..., class)` summing to one, checked against the fit."""
         right, shape = self.fitted("right_"), self.shape_
@@ -232,6 +256,15 @@ class DynamicSelection(Parameters):
             yield rows[start : start + step]
 
 
+def _unknown(name: str, value: Any, known: Sequence[str]) -> str:
+    """Return what `one_of` says of a word."""
+    try:
+        one_of(name, value, known)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _standard(raw: Floats, asked: bool) -> tuple[Floats, Floats]:
     if not asked:
         return np.zeros(raw.shape[1]), np.ones(raw.shape[1])
@@ -262,26 +295,3 @@ def _pooled(p: Floats, weights: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         shared: Floats = mean / own.sum(0)[..., None]
     return shared.reshape(p.shape[1:])
-
-
-def _check(asked: DynamicSelection) -> None:
-    """Refuse parameters that are out of range, all at once."""
-    words = {
-        "method": list(METHODS),
-        "space": SPACES,
-        "distance": list(DISTANCES),
-        "votes": VOTES,
-        "diversity": DIVERSITIES,
-        "competence": COMPETENCES,
-    }
-    for name, known in words.items():
-        one_of(name, getattr(asked, name), known)
-    rules = {
-        f"k={asked.k} must be at least 1": asked.k >= 1,
-        f"accurate={asked.accurate} must be above 0 and at most 1": 0 < asked.accurate <= 1,
-        f"diverse={asked.diverse} must be above 0 and at most 1": 0 < asked.diverse <= 1,
-        f"power={asked.power} must be finite and not negative": 0 <= asked.power < np.inf,
-    }
-    faults = [fault for fault, holds in rules.items() if not holds]
-    if faults:
-        raise DataError("\n".join(faults))
