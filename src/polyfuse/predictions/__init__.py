@@ -13,6 +13,6 @@ from polyfuse.predictions.npy_files import read as read
 from polyfuse.predictions.npy_files import write as write
 from polyfuse.predictions.reading import read_labels as read_labels
 from polyfuse.predictions.reading import read_predictions as read_predictions
-from polyfuse.predictions.spaces import as_task as as_task
 from polyfuse.predictions.spaces import guess_space as guess_space
 from polyfuse.predictions.store import PredictionStore as PredictionStore
+from polyfuse.predictions.tasks import as_task as as_task

@@ -106,11 +106,11 @@ def fingerprint(array: NDArray[Any]) -> str:
     digest = begin_fingerprint(array.dtype, array.shape)
     if array.ndim == 0:
         digest.update(array.tobytes())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
     step = max(1, _PIECE // max(1, array[:1].size))
     for start in range(0, len(array), step):
         add_to_fingerprint(digest, array[start : start + step])
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def begin_fingerprint(dtype: np.dtype[Any], shape: Sequence[int]) -> Any:
@@ -134,3 +134,15 @@ def add_to_fingerprint(digest: Any, rows: NDArray[Any]) -> None:
     """
     plain = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
     digest.update(plain.reshape(-1).view(np.uint8).data)
+
+
+def coded(texts: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return texts as numbers of their sorted names, and the names.
+
+    Example:
+        >>> coded(["dog", "cat", "dog"])
+        (array([1, 0, 1]), ['cat', 'dog'])
+    """
+    names = sorted(set(texts))
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts)), names

@@ -4,7 +4,6 @@ import io
 import math
 import mmap
 import os
-import stat
 import sys
 import tokenize
 from pathlib import Path
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from polyfuse import durable
 from polyfuse.errors import DataError, RunError, printable
+from polyfuse.predictions.files import open_file
 
 KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
-_HEAD = 1 << 16  # bytes that hold any header that is read
+HEAD = 1 << 16  # bytes that hold any header that is read
 # A private map is not promised memory for copies that nobody makes: it may be larger than that.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 # What NumPy's header reader raises for damaged headers.
@@ -31,6 +31,15 @@ _HEADER_FAULTS = (
     MemoryError,
     tokenize.TokenError,
 )
+
+
+class Header(NamedTuple):
+    """What the first bytes of a `.npy` file say of the rest."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
 
 
 def write(path: Path, array: NDArray[Any]) -> None:
@@ -89,10 +98,10 @@ def parse(raw: bytes, name: str) -> NDArray[Any]:
     """
     head = read_header(raw, len(raw), name)
     flat = np.frombuffer(raw, head.dtype, offset=head.start)
-    return _shaped(flat.astype(head.dtype.newbyteorder("=")), head, name)
+    return shaped(flat.astype(head.dtype.newbyteorder("=")), head, name)
 
 
-def map_array(path: Path, *, follow: bool = True) -> NDArray[Any]:
+def map_array(path: Path, *, follow: bool = True, text: bool = False) -> NDArray[Any]:
     """Map a `.npy` file of numbers into memory: nothing is read but what is looked at.
 
     The array may be written to; the file never changes. Where another program cuts the file short
@@ -101,6 +110,7 @@ def map_array(path: Path, *, follow: bool = True) -> NDArray[Any]:
     Args:
         path: of the file.
         follow: a link to it.
+        text: is taken, too.
 
     Raises:
         DataError: missing, no `.npy`, truncated, trailing bytes, objects or text.
@@ -113,43 +123,26 @@ def map_array(path: Path, *, follow: bool = True) -> NDArray[Any]:
         array([0, 1, 2])
     """
     name = printable(path)
+    descriptor, size = open_file(path, follow=follow)
     try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read '{name}': {printable(reason)}") from None
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"'{name}' is not a regular file")
-        head = read_header(os.read(descriptor, _HEAD), facts.st_size, name)
-        flat = _mapped(descriptor, head, facts.st_size)
+        head = read_header(os.read(descriptor, HEAD), size, name, text=text)
+        flat = _mapped(descriptor, head, size)
     finally:
         os.close(descriptor)
-    return _shaped(flat, head, name)
+    return shaped(flat, head, name)
 
 
-def _mapped(descriptor: int, head: "Header", size: int) -> NDArray[Any]:
+def _mapped(descriptor: int, head: Header, size: int) -> NDArray[Any]:
     native = head.dtype.newbyteorder("=")
     if size == head.start:
         return np.empty(0, native)
     if hasattr(mmap, "MAP_PRIVATE"):
-        how = {"flags": mmap.MAP_PRIVATE | _NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
-        pages = mmap.mmap(descriptor, size, **how)
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        pages = mmap.mmap(descriptor, size, mmap.MAP_PRIVATE | _NO_RESERVE, access)
     else:
         pages = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
     flat: NDArray[Any] = np.frombuffer(pages, head.dtype, offset=head.start)
     return flat.astype(native, copy=False)
-
-
-class Header(NamedTuple):
-    """What the first bytes of a `.npy` file say of the rest."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
-    start: int
 
 
 def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -166,13 +159,14 @@ def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def read_header(raw: bytes, size: int, name: str) -> Header:
+def read_header(raw: bytes, size: int, name: str, *, text: bool = False) -> Header:
     """Return what a `.npy` file's header says, once it accounts for every byte of the file.
 
     Args:
         raw: the file's first bytes.
         size: of the whole file.
         name: of it, for the error.
+        text: is taken, too.
 
     Raises:
         DataError: no `.npy`, truncated, trailing bytes, objects or text.
@@ -182,7 +176,8 @@ def read_header(raw: bytes, size: int, name: str) -> Header:
         128
     """
     head = _header(raw, name)
-    _check_kind(name, head.dtype)
+    if not (text and head.dtype.kind in "US"):
+        _check_kind(name, head.dtype)
     expected = head.start + math.prod(head.shape) * head.dtype.itemsize
     if expected != size or min(head.shape, default=0) < 0:
         raise DataError(
@@ -192,7 +187,16 @@ def read_header(raw: bytes, size: int, name: str) -> Header:
     return head
 
 
-def _shaped(flat: NDArray[Any], head: "Header", name: str) -> NDArray[Any]:
+def shaped(flat: NDArray[Any], head: Header, name: str) -> NDArray[Any]:
+    """Return flat numbers in the shape that a header states.
+
+    Raises:
+        DataError: more axes or longer ones than an array can have.
+
+    Example:
+        >>> shaped(np.zeros(4), Header((2, 2), False, np.dtype("f8"), 128), "a.npy").shape
+        (2, 2)
+    """
     try:
         return flat.reshape(head.shape, order="F" if head.fortran else "C")
     except (ValueError, TypeError) as error:  # more axes or longer ones than an array can have
