@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # and the folder's __init__.py from its files. A folder's name stands for all that is in it.
 FLOORS = [
     ["errors"],
-    ["dtypes", "parameters"],
+    ["checksums", "dtypes", "parameters"],
     ["fitting"],
     ["running_losses", "leaks"],
     ["combine", "losses", "schedules", "statedict", "tables", "models", "optimizers"],
@@ -53,6 +53,13 @@ FLOORS = [
     ["calibration.curves", "calibration.scaling"],
     ["cross_fitting", "dynamic_selection"],
     ["calibration", "greedy_selection", "label_errors", "simplex", "thresholds"],
+    ["stacking.features", "stacking.folds", "stacking.linear", "stacking.networks"],
+    ["stacking.skops_files", "stacking.rows"],
+    ["stacking.meta_models"],
+    ["stacking.documents", "stacking.layers"],
+    ["stacking.stacker"],
+    ["stacking.blender"],
+    ["stacking"],
     ["fitted_json.checks", "fitted_json.values"],
     ["fitted_json.kinds"],
     ["fitted_json"],

@@ -1,6 +1,7 @@
-"""The one door to scikit-learn: its bundled digits and its splitters, loaded when called."""
+"""The one door to scikit-learn: its bundled digits, its splitters, its estimators; loaded late."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,3 +147,106 @@ def isotonic_steps(
 
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, targets)
     return fitted.X_thresholds_, fitted.y_thresholds_
+
+
+def _logistic() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=1000)
+
+
+def _ridge() -> Any:
+    from sklearn.linear_model import RidgeCV
+
+    return RidgeCV()
+
+
+def _nonnegative() -> Any:
+    from sklearn.linear_model import LinearRegression
+
+    return LinearRegression(positive=True)
+
+
+def _trees_of_classes() -> Any:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    return ExtraTreesClassifier(200, min_samples_leaf=5)
+
+
+def _trees_of_numbers() -> Any:
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    return ExtraTreesRegressor(200, min_samples_leaf=5)
+
+
+def _boosting_of_classes() -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier()
+
+
+def _boosting_of_numbers() -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    return HistGradientBoostingRegressor()
+
+
+# The first of each is what is taken where nothing is said.
+META_ESTIMATORS: dict[str, dict[str, Callable[[], Any]]] = {
+    "classes": {
+        "logistic": _logistic,
+        "trees": _trees_of_classes,
+        "boosting": _boosting_of_classes,
+    },
+    "numbers": {
+        "ridge": _ridge,
+        "nonnegative": _nonnegative,
+        "trees": _trees_of_numbers,
+        "boosting": _boosting_of_numbers,
+    },
+}
+
+
+def seeded_clone(estimator: Any, seed: int) -> Any:
+    """Return an unfitted copy, with `seed` where it or a part of it has no random state of its own.
+
+    Args:
+        estimator: any with scikit-learn's conventions.
+        seed: of every `random_state` that is None.
+
+    Example:
+        >>> seeded_clone(META_ESTIMATORS["numbers"]["trees"](), 3).random_state
+        3
+    """
+    from sklearn.base import clone
+
+    copy = clone(estimator)
+    states = [name for name in copy.get_params() if name.split("__")[-1] == "random_state"]
+    open_ones = {name: seed for name in states if copy.get_params()[name] is None}
+    return copy.set_params(**open_ones) if open_ones else copy
+
+
+def estimates(estimator: Any) -> str:
+    """Return what an estimator predicts: "classes", "numbers" or "unknown".
+
+    Example:
+        >>> estimates(META_ESTIMATORS["numbers"]["ridge"]())
+        'numbers'
+    """
+    from sklearn.base import is_classifier, is_regressor
+
+    if is_classifier(estimator):
+        return "classes"
+    return "numbers" if is_regressor(estimator) else "unknown"
+
+
+def classifier_tags() -> Any:
+    """Return what scikit-learn wants to know of a classifier that takes numbers `(row, column)`."""
+    from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+    return Tags(
+        estimator_type="classifier",
+        target_tags=TargetTags(required=True),
+        classifier_tags=ClassifierTags(),
+        input_tags=InputTags(),
+    )

@@ -1,0 +1,63 @@
+"""Parameters of a stacking as plain JSON, and back."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from polyfuse.errors import DataError, printable, refuse_unknown
+from polyfuse.stacking.meta_models import name_of
+
+
+def plain_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with names in place of meta-models, splitters and rows.
+
+    Example:
+        >>> plain_parameters({"meta": "ridge", "layers": [["ridge"]], "seed": 0})
+        {'meta': 'ridge', 'layers': [['ridge']], 'seed': 0}
+    """
+    plain = {name: _plain(value) for name, value in parameters.items()}
+    if parameters.get("meta") is not None:
+        plain["meta"] = name_of(parameters["meta"])
+    layers = parameters.get("layers", ())
+    return plain | {"layers": [[name_of(meta) for meta in layer] for layer in layers]}
+
+
+def checked_parameters(document: Any, cls: Any) -> dict[str, Any]:
+    """Return the parameters in a document.
+
+    Raises:
+        DataError: no such document, or parameters that the class does not have.
+    """
+    with no_document(cls.__name__):
+        given = dict(document["parameters"])
+        refuse_unknown(cls.__name__, given, [field.name for field in fields(cls) if field.init])
+    return given
+
+
+@contextlib.contextmanager
+def no_document(title: str) -> Iterator[None]:
+    """Turn what goes wrong while a foreign document is read into one error.
+
+    Raises:
+        DataError: names what was missing or did not fit.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        fact = f"{type(error).__name__}: {printable(error)}"
+        raise DataError(
+            f"this describes no {title} ({fact}); bring what document() gave"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    return " ".join(repr(value).split())

@@ -1,0 +1,102 @@
+"""Layers of meta-models: what each predicts out of fold is what the next one learns from."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyfuse.fitting import Floats
+from polyfuse.stacking.folds import Folds
+from polyfuse.stacking.meta_models import Asked, Head, fit_head, name_of
+
+FINALS = ("refit", "mean")
+
+
+class Column(NamedTuple):
+    """One meta-model of a layer, fitted.
+
+    Attributes:
+        name: for people.
+        models: `(model, head)`: one that was fitted on all rows, or one a fold, whose predictions
+            are averaged.
+    """
+
+    name: str
+    models: tuple[tuple[Head, ...], ...]
+
+    def predict(self, columns: Floats) -> Floats:
+        """Return `(row, head, class)` of `(head, row, column)`."""
+        said = [_predicted(heads, columns) for heads in self.models]
+        return np.asarray(sum(said[1:], said[0]) / len(said))
+
+    def document(self) -> dict[str, Any]:
+        """Return what `from_document` makes the same of."""
+        models = [[head.document() for head in heads] for heads in self.models]
+        return {"name": self.name, "models": models}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], trusted: Collection[str] = ()) -> Self:
+        """Return the column that a document describes; see `Head.from_document`."""
+        models = tuple(
+            tuple(Head.from_document(head, trusted) for head in heads)
+            for heads in document["models"]
+        )
+        return cls(str(document["name"]), models)
+
+
+class Fit(NamedTuple):
+    """Rows that a layer is fitted on.
+
+    Attributes:
+        columns: `(head, row, column)`; NaN where `usable` is False.
+        targets: `(row, head)`.
+        usable: `(row,)` booleans.
+        folds: within the usable rows.
+    """
+
+    columns: Floats
+    targets: NDArray[Any]
+    usable: NDArray[np.bool_]
+    folds: Folds
+
+    def heads(self, meta: Any, rows: NDArray[Any], asked: Asked) -> tuple[Head, ...]:
+        """Fit one meta-model a head on these rows."""
+        return tuple(
+            fit_head(meta, columns[rows], self.targets[rows, head], asked)
+            for head, columns in enumerate(self.columns)
+        )
+
+    def column(self, meta: Any, asked: Asked) -> Column:
+        """Fit on all rows, and predict none out of fold."""
+        return Column(name_of(meta), (self.heads(meta, self.usable, asked),))
+
+    def out_of_fold(self, meta: Any, asked: Asked, final: str) -> tuple[Column, Floats]:
+        """Fit a meta-model fold by fold.
+
+        Args:
+            meta: see `fit_head`.
+            asked: how.
+            final: "refit": it predicts new rows by a model fitted on all rows; "mean": by the mean
+                of the models of the folds.
+
+        Returns:
+            The column, and `(row, head, class)` predictions of rows by models that were not fitted
+            on them: the mean where several folds predict a row, NaN where none does.
+        """
+        models = [self.heads(meta, fit, asked) for fit, _ in self.folds]
+        total = np.zeros((*self.targets.shape, asked.width))
+        count = np.zeros(len(total))
+        for heads, (_, held) in zip(models, self.folds, strict=True):
+            total[held] += _predicted(heads, self.columns[:, held])
+            count[held] += 1
+        with np.errstate(invalid="ignore"):
+            said: Floats = total / count[:, None, None]
+        whole = (
+            self.column(meta, asked) if final == "refit" else Column(name_of(meta), tuple(models))
+        )
+        return whole, said
+
+
+def _predicted(heads: Sequence[Head], columns: Floats) -> Floats:
+    return np.stack([head.predict(own) for head, own in zip(heads, columns, strict=True)], 1)
