@@ -5,44 +5,20 @@ import os
 import subprocess
 import sys
 import warnings
-import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from polyfuse import digests as module
-from polyfuse.digests import PIECE, Digests, crc32
+from polyfuse.digests import Digests
 from polyfuse.errors import CheckpointError
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, 2 * PIECE + 3])
+@pytest.mark.parametrize("size", [0, 1, module._HASHED - 1, module._HASHED, 2 * module._HASHED + 3])
 def test_sha256_is_hashlib_s(tmp_path, size):
     raw = os.urandom(size)
     (tmp_path / "a").write_bytes(raw)
     with Digests(2) as digests:
         assert digests.sha256(tmp_path / "a") == hashlib.sha256(raw).hexdigest()
-
-
-def reader(raw):
-    """Return what fills a buffer with a part of these bytes."""
-
-    def read_into(offset, buffer):
-        buffer[:] = raw[offset : offset + len(buffer)]
-
-    return read_into
-
-
-@given(st.binary(max_size=100), st.integers(0, 20), st.integers(0, 50))
-def test_crc32_is_zlib_s(raw, start, length):
-    part = raw[start : start + length]
-    assert crc32(reader(raw), start, len(part)) == zlib.crc32(part)
-
-
-def test_a_crc_over_several_pieces(monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 7)
-    raw = os.urandom(100)
-    assert crc32(reader(raw), 3, 90) == zlib.crc32(raw[3:93])
 
 
 def test_a_file_is_read_once_and_again_when_it_changes(tmp_path, monkeypatch):

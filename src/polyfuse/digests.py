@@ -1,4 +1,4 @@
-"""SHA-256 and CRC-32 of whole files, in the background; it may begin before torch is imported.
+"""SHA-256 of whole files, in the background; it may begin before torch is imported.
 
 One core hashes the inputs while another imports torch. This file imports nothing heavy.
 """
@@ -16,20 +16,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.remembered import Remembered
 
-try:
-    from isal.isal_zlib import crc32 as _crc32  # three times as fast
-except ImportError:  # there is no wheel for every machine
-    from zlib import crc32 as _crc32
-
-PIECE = 1 << 20
 _HASHED = 4 << 20  # bytes a call: Python's lock is given up for so long
 _FREE, _THEIRS, _OURS = 0, 1, 2
-Result = TypeVar("Result")
 Identity = tuple[int, int, int, int]  # device, inode, size, time of change in ns
 
 
@@ -148,10 +141,6 @@ class Digests:
         self._remembered.put(path, digest)
         return digest
 
-    def later(self, function: Callable[..., Result], *arguments: Any) -> "Future[Result]":
-        """Call a function in one of the threads."""
-        return self._pool.submit(function, *arguments)
-
     def close(self) -> None:
         """Give up what is not done, and keep what is."""
         self._ended = True
@@ -171,28 +160,6 @@ class Digests:
 
     def _sha256(self, path: Path) -> str:
         return _sha256(path, lambda: self._ended)
-
-
-def crc32(read_into: Callable[[int, memoryview], None], start: int, length: int) -> int:
-    """Return the CRC-32 of a stretch of a file.
-
-    Args:
-        read_into: `(offset, buffer)` fills the buffer with the bytes from `offset` on.
-        start: first byte.
-        length: bytes.
-
-    Example:
-        >>> def read_into(offset, buffer):
-        ...     buffer[:] = b"123456789"[offset : offset + len(buffer)]
-        >>> crc32(read_into, 0, 9) == 0xCBF43926
-        True
-    """
-    crc, buffer = 0, memoryview(bytearray(min(PIECE, length)))
-    for offset in range(start, start + length, PIECE):
-        piece = buffer[: start + length - offset]
-        read_into(offset, piece)
-        crc = _crc32(piece, crc)
-    return crc
 
 
 def _sha256(path: Path, ended: Callable[[], bool] = lambda: False) -> str:

@@ -11,7 +11,7 @@ from polyfuse.checkpoints import dcp, foreign, safetensors, sharded, torch_files
 from polyfuse.checkpoints.base import LIMITS, Checkpoint, File
 from polyfuse.checkpoints.dcp_metadata import METADATA
 from polyfuse.checkpoints.layouts.base import PROVENANCE, PROVENANCE_FILE
-from polyfuse.digests import crc32
+from polyfuse.checksums import crc32
 from polyfuse.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

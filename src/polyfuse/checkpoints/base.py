@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from polyfuse.checksums import Passing
 from polyfuse.dtypes import DType, Elements, as_tensor, bytes_of, dtype_of
 from polyfuse.errors import CheckpointError, did_you_mean, printable
 
@@ -57,6 +58,9 @@ class File:
     Args:
         path: of the file; links are followed.
 
+    Attributes:
+        passing: takes note of the CRC-32 of what is read; nothing does where None.
+
     Raises:
         CheckpointError: missing, unreadable, or not a regular file.
 
@@ -69,6 +73,7 @@ class File:
     def __init__(self, path: Path) -> None:
         """Open; a FIFO would wait for a writer, so the open does not block and fstat then tells."""
         self.path = path
+        self.passing: Passing | None = None
         self.shown = printable(path)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -100,15 +105,17 @@ class File:
         Raises:
             CheckpointError: the file ends before, or the system reports an error.
         """
-        rest = buffer
+        rest, at = buffer, offset
         while rest:
             try:
-                count = os.preadv(self._descriptor, [rest], offset)
+                count = os.preadv(self._descriptor, [rest], at)
             except OSError as error:
                 raise CheckpointError(f"cannot read '{self.shown}': {error.strerror}") from None
             if count == 0:
                 raise CheckpointError(f"'{self.shown}' was truncated while it was read")
-            rest, offset = rest[count:], offset + count
+            rest, at = rest[count:], at + count
+        if self.passing is not None:
+            self.passing.note(offset, buffer)
 
     def check_range(self, offset: int, length: int) -> None:
         """Refuse a range that does not lie in the file.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polyfuse.checkpoints.base import Check
+from polyfuse.checksums import Passing, crc32
 from polyfuse.determinism import threads
-from polyfuse.digests import Digests, crc32
+from polyfuse.digests import Digests
 from polyfuse.dtypes import Elements, torch_is_loaded
 from polyfuse.errors import CheckpointError, printable
 from polyfuse.streaming import plain_mean
@@ -59,9 +60,10 @@ def execute(
             for target in plan.targets
         ]
         run = _Run(plan, outputs, progress, claim_bytes)
-        crcs = _begin(plan, digests)
+        if digests is not None:
+            _begin(plan, digests)
         run.work()
-        hashes = _hashes(plan, digests, crcs)
+        hashes = {} if digests is None else _hashes(plan, digests)
         for checkpoint in plan.inputs:
             checkpoint.check_unchanged()
         for output in outputs:
@@ -171,33 +173,32 @@ class _Run:
             output.claim(value)
 
 
-def _begin(plan: Plan, digests: Digests | None) -> list[tuple[Check, Future[int]]]:
-    """Begin to hash the inputs, and to check the CRCs that they state."""
-    if digests is None:
-        return []
-    found = []
+def _begin(plan: Plan, digests: Digests) -> None:
+    """Begin to hash the inputs, and to take the CRCs of what is read from files that state any."""
     for checkpoint in plan.inputs:
         digests.begin(file.path for file in checkpoint.files)
         for check in checkpoint.checks:
-            crc = digests.later(crc32, check.file.read_into, check.start, check.length)
-            found.append((check, crc))
-    return found
+            check.file.passing = check.file.passing or Passing()
 
 
-def _hashes(
-    plan: Plan, digests: Digests | None, crcs: Sequence[tuple[Check, Future[int]]]
-) -> dict[str, str]:
+def _hashes(plan: Plan, digests: Digests) -> dict[str, str]:
     """Return the SHA-256 of every input file by path, once their CRCs are found right."""
-    for check, crc in crcs:
-        if crc.result() != check.crc:
-            raise CheckpointError(
-                f"'{check.file.shown}' is damaged: the CRC-32 of '{printable(check.name)}' is not "
-                "the one that its directory states; fetch the file again"
-            )
-    if digests is None:
-        return {}
+    for checkpoint in plan.inputs:
+        for check in checkpoint.checks:
+            if _crc(check) != check.crc:
+                raise CheckpointError(
+                    f"'{check.file.shown}' is damaged: the CRC-32 of '{printable(check.name)}' is "
+                    "not the one that its directory states; fetch the file again"
+                )
     paths = [file.path for checkpoint in plan.inputs for file in checkpoint.files]
     return {str(path): digests.sha256(path) for path in paths}
+
+
+def _crc(check: Check) -> int:
+    """Return the CRC of what was read; what was not read, or only in part, is read for it."""
+    passing = check.file.passing
+    found = passing.crc32(check.start, check.length) if passing else None
+    return crc32(check.file.read_into, check.start, check.length) if found is None else found
 
 
 def _refuse_unequal(plan: Plan) -> None:

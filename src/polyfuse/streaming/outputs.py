@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from polyfuse import durable
 from polyfuse.checkpoints.base import Layout, Slot
-from polyfuse.digests import crc32
+from polyfuse.checksums import Passing, crc32
 from polyfuse.dtypes import Elements, as_tensor, bytes_of
 from polyfuse.streaming.base import Plan, Target
 from polyfuse.streaming.provenance import note
@@ -101,6 +101,7 @@ class Files:
                 keep=resume,
             )
         )
+        self._passing = {file: Passing() for file, *_ in self._layout.checksums}
         self.done = self._draft.done
         self.claims = self._draft.claims
         self._write_parts(self._layout)
@@ -108,7 +109,10 @@ class Files:
     def put(self, name: str, start: int, values: Elements) -> None:
         """Write elements at their place; see `Output`."""
         file, offset = self._layout.places[name]
-        self._draft.write(file, offset + start * values.itemsize, bytes_of(values))
+        place, raw = offset + start * values.itemsize, bytes_of(values)
+        self._draft.write(file, place, raw)
+        if file in self._passing:
+            self._passing[file].note(place, raw)
 
     def claim(self, value: Any) -> None:
         """Put everything on disk, then note it in the journal; see `Output`."""
@@ -118,7 +122,7 @@ class Files:
         """Write the provenance, then the checksums of what is there now; see `Output`."""
         self._write_parts(self._laid_out(hashes))
         if not self.done:
-            write_checksums(self._layout, self._draft)
+            write_checksums(self._layout, self._draft, self._passing)
 
     def _laid_out(self, hashes: Mapping[str, str]) -> Layout:
         assert self._target.layout is not None  # it has files
@@ -129,14 +133,24 @@ class Files:
             self._draft.write(name, offset, part)
 
 
-def write_checksums(layout: Layout, draft: durable.Draft) -> None:
-    """Compute the CRCs that a layout asks for from what was written, and put them in their places.
+def write_checksums(
+    layout: Layout, draft: durable.Draft, passing: Mapping[str, Passing] | None = None
+) -> None:
+    """Put the CRCs that a layout asks for in their places.
+
+    Args:
+        layout: of the output.
+        draft: with all of its data.
+        passing: what was written, by file; what is not in there, as when an earlier attempt wrote
+            it, is read again.
 
     Raises:
         DiskError: the file system refused.
     """
     for file, start, length, places in layout.checksums:
-        crc = crc32(partial(draft.read_into, file), start, length)
+        crc = passing[file].crc32(start, length) if passing else None
+        if crc is None:
+            crc = crc32(partial(draft.read_into, file), start, length)
         for place in places:
             draft.write(file, place, crc.to_bytes(4, "little"))
 
