@@ -3,10 +3,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 import tiny
 from polyfuse import Arrays, Population, Splits, compare_fusions, read_scoreboard
-from polyfuse.errors import DataError, RunError
+from polyfuse.errors import DataError, PolyfuseError, RunError
 from polyfuse.metrics import bootstrap_counts
 from polyfuse.predictions import read
 
@@ -104,9 +105,43 @@ def test_differences_are_paired_with_the_best_member(split, population):
         low, high = np.quantile(resampled(apart, ROWS, 5), [0.025, 0.975])
         assert gain["value"] == pytest.approx(apart.mean(), abs=1e-12)
         np.testing.assert_allclose([gain["low"], gain["high"]], [low, high], atol=1e-6)
-        assert gain["better"] == (gain["low"] > 0)
     own = found.row(found.document["best_member"])[split]["difference"]
-    assert own == {"value": 0, "low": 0, "high": 0, "better": False}
+    assert own == {"value": 0, "low": 0, "high": 0, "better": False, "p": None}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_p_is_exact_and_corrected_for_all_rows_that_are_compared(split, population):
+    """McNemar's test is a binomial test of the samples on which two rows differ; Holm by hand."""
+    found, labels = board(population, seed=5), population.labels(split)
+    said = {n: correct(a, labels) for n, a in answers(population, split).items()}
+    reference = said.pop(found.document["best_member"])
+    p = {}
+    for name, right in said.items():
+        wins, losses = int((right & ~reference).sum()), int((reference & ~right).sum())
+        p[name] = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    largest = 0.0
+    for rank, name in enumerate(sorted(p, key=p.get)):
+        largest = max(largest, min(1.0, p[name] * (len(p) - rank)))
+        gain = found.row(name)[split]["difference"]
+        assert gain["p"] == pytest.approx(largest, rel=1e-9)
+        assert gain["better"] == (gain["low"] > 0 and largest <= 0.05)
+
+
+def test_an_interval_alone_does_not_make_a_row_better(tmp_path):
+    """Five samples gained, none lost: the interval excludes zero, p is 1/16, of five rows."""
+    wrong = {i: np.arange(10 * i, 10 * i + 5) for i in range(MEMBERS)}
+    logits = {
+        i: {name: sure(split.labels, rows) for name, split in DATA._asdict().items()}
+        for i, rows in wrong.items()
+    }
+    found = board(tiny.population(tmp_path, DATA, logits))
+    gain = found.row("hard_vote")["test"]["difference"]
+    assert gain["value"] == pytest.approx(5 / ROWS)
+    assert gain["low"] > 0
+    assert gain["p"] == pytest.approx(5 / 16)
+    assert not gain["better"]
+    assert "not shown to be better" in " ".join(found.summary())
+    assert found.recommended == "member 0"
 
 
 def test_better_is_said_where_the_interval_excludes_zero(tmp_path):
@@ -121,6 +156,43 @@ def test_better_is_said_where_the_interval_excludes_zero(tmp_path):
     assert found.row("mean_probability")["test"]["accuracy"]["value"] == 1
     assert found.row("mean_probability")["test"]["difference"]["better"]
     assert not found.row("member 1")["test"]["difference"]["better"]
+    assert found.recommended == "mean_probability"
+    assert found.passed_over["member 1"].startswith("worse than mean_probability on validation: -")
+    assert "costs as much as mean_probability" in found.passed_over["mean_logit"]
+
+
+def test_the_cheapest_of_those_that_validation_does_not_tell_apart_is_recommended(tmp_path):
+    """One sample in forty is no reason to run two models instead of one."""
+    data = DATA._asdict()
+    logits = {0: {n: sure(s.labels, [0]) for n, s in data.items()}}
+    logits[1] = {n: 2 * sure(s.labels, [1, 2]) for n, s in data.items()}
+    for n in data:
+        logits[1][n][[1, 2]] *= 0.1
+    found = board(tiny.population(tmp_path, DATA, logits))
+    assert found.best in ("mean_probability", "mean_logit")
+    assert found.recommended == "member 0"
+    assert "costs 2.1 times as much as member 0" in found.passed_over[found.best]
+    assert set(found.passed_over) == {row["name"] for row in found.rows} - {"member 0"}
+    assert any("Recommended: member 0." in line for line in found.summary())
+
+
+def test_more_metrics_are_shown_and_do_not_decide(population):
+    plain = board(population)
+    found = board(population, metrics=["brier", "ece", "balanced_accuracy"])
+    assert found.document["metrics"] == ["accuracy", "nll", "brier", "ece", "balanced_accuracy"]
+    assert (found.best, found.recommended) == (plain.best, plain.recommended)
+    labels = population.labels("test")
+    share = answers(population, "test")["mean_logit"]
+    wanted = ((share - np.eye(CLASSES)[labels]) ** 2).sum(1).mean()
+    assert found.row("mean_logit")["test"]["brier"]["value"] == pytest.approx(wanted, rel=1e-5)
+    assert found.row("hard_vote")["test"]["ece"] is None  # a vote has no probabilities
+    classes = found.row("hard_vote")["test"]["balanced_accuracy"]
+    said = answers(population, "test")["hard_vote"]
+    recalls = [(said[labels == c] == c).mean() for c in range(CLASSES)]
+    assert classes["value"] == pytest.approx(np.mean(recalls))
+    assert len(found.table("test").columns) == len(plain.table("test").columns) + 3
+    with pytest.raises(PolyfuseError, match=r"scoreboard\.metrics has no option 'breir'.*'brier'"):
+        board(population, metrics=["breir"])
 
 
 def test_choices_are_made_on_validation_alone(tmp_path):

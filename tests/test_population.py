@@ -263,6 +263,9 @@ HOSTILE = {
     "no facts": {"files": {"model.safetensors": None}},
     "bytes as text": {"files": {"model.safetensors": {"bytes": "1", "sha256": "0"}}},
     "no digest": {"files": {"model.safetensors": {"bytes": 1}}},
+    "a name of its own": {"name": "better than it is"},
+    "no number of those added": {"strategy": "foreign", "name": "resnet"},
+    "the number of one added": {"index": 100_000},
     "control characters": {"files": {"\x1b[31mred": FINE}},
 }
 

@@ -146,6 +146,46 @@ def test_markdown_and_text_are_the_same_and_hold_both_tables():
     assert all(sentence in text for sentence in board.summary())
 
 
+def with_advice():
+    """A document as it is written now: the best row is the mean, a member is recommended."""
+    document = some_document(recommended="member 1")
+    reasons = ["worse", None, "not told from the best, but costs 2 times as much", "a vote"]
+    for entry, reason in zip(document["rows"], reasons, strict=True):
+        entry["passed_over"] = reason
+        entry["test"]["difference"]["p"] = 0.25
+    return document
+
+
+def test_a_cheaper_row_is_recommended_and_the_others_are_passed_over_for_a_reason():
+    board = Scoreboard(with_advice())
+    assert board.recommended == "member 1"
+    assert list(board.passed_over) == ["member 0", "mean_probability", "string_vote"]
+    assert (
+        "\nRecommended: member 1. Validation does not tell it from mean_probability, which costs "
+        "2 times as much.\n"
+    ) in "\n".join(board.summary())
+    frame = board.to_pandas()
+    assert frame["passed_over"].isna().tolist()[:4] == [False, True, False, False]
+    assert frame["p"].tolist()[4:] == [0.25] * 4
+
+
+def test_what_the_first_version_wrote_has_no_advice():
+    board = Scoreboard(some_document())
+    assert board.recommended == board.best
+    assert board.passed_over == {}
+    assert "Recommended" not in " ".join(board.summary())
+    assert board.to_pandas()["p"].isna().all()
+
+
+def test_parameters_that_nobody_knows_are_a_dash():
+    document = with_advice()
+    document["rows"][1]["parameters"] = None
+    board = Scoreboard(document)
+    assert board.table("test").rows[1][-2] == "-"
+    assert "costs 2 times as much" in " ".join(board.summary())  # in models
+    assert pandas.isna(board.to_pandas().loc[1, "parameters"])
+
+
 def test_html_escapes_what_a_stranger_named():
     document = some_document()
     document["rows"][0]["name"] = document["best_member"] = "<script>alert(1)</script>"

@@ -7,19 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyfuse import durable
+from polyfuse.advice import advise
 from polyfuse.combine import CLASS_COMBINERS, mean_probability
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
 from polyfuse.members import with_average
-from polyfuse.metrics import (
-    LOWER_IS_BETTER,
-    NEEDS_PROBABILITIES,
-    Terms,
-    bootstrap_counts,
-    interval,
-    metrics_for,
-    paired_interval,
-)
+from polyfuse.metrics import Score, Terms, interval
 from polyfuse.population import Population, write_fusion
+from polyfuse.row_scores import Scores, all_metrics, choose, deciding, draw, judge, score_rows
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
 from polyfuse.sequences import SEQUENCE_COMBINERS
 
@@ -51,13 +45,18 @@ def compare_fusions(
     soups: Sequence[str] = (),
     expected: int | None = None,
     milliseconds: Mapping[int, float] | None = None,
+    metrics: Sequence[str] = (),
     replicates: int = 2000,
     seed: int = 0,
 ) -> Scoreboard:
     """Score every member and every fusion; keep fusions and leaderboard in the RUN folder.
 
     The best row, and the best single member that all others are compared with, are chosen on
-    validation. A difference counts as better only where its paired 95 % interval excludes zero.
+    validation. A difference counts as better only where its paired 95 % interval excludes zero and
+    its p is at most 0.05: exact by McNemar where samples are right or wrong, else by the bootstrap,
+    and corrected by Holm for all rows that are compared with that member on the split. Recommended
+    is the cheapest row that validation does not tell from the best (`advice`).
+
     Where averages were tracked, each adds a row for the member that is best with it on validation,
     and one for each fusion of all members with it.
 
@@ -68,6 +67,7 @@ def compare_fusions(
         soups: names of soups of these members that the folder keeps.
         expected: members of the finished population, where some are still missing.
         milliseconds: time of one member's forward pass a sample, by member index.
+        metrics: names out of `MORE_METRICS` that are shown beside those of the task.
         replicates: of the bootstrap; where rows have groups, whole groups are drawn.
         seed: of the bootstrap.
 
@@ -84,12 +84,12 @@ def compare_fusions(
         polyfuse.errors.RunError: there is no RUN folder '/no/such/run'; make one: polyfuse demo
     """
     blank = population.index["blank"]
-    chosen, metrics = _chosen(fusions, blank), metrics_for(blank)
+    chosen, judged = _chosen(fusions, blank), all_metrics(blank, metrics)
     single, together = _fused(population, chosen)
     averaged = [
         entry
         for name in population.averages
-        for entry in _averaged(population.averaged(name), chosen, metrics)
+        for entry in _averaged(population.averaged(name), chosen, judged)
     ]
     for entry in together + averaged:
         if entry.kind == "fusion":
@@ -101,26 +101,21 @@ def compare_fusions(
         "population": population.fingerprint(),
         "members": len(population.members),
         "expected": expected or len(population.members),
-        "metric": next(iter(metrics)),
-        "metrics": list(metrics),
+        "metric": next(iter(judged)),
+        "metrics": list(judged),
         "interval": {"level": 0.95, "replicates": replicates, "seed": seed},
     }
-    scored = {split: _score(population, split, fused, metrics) for split in SPLITS}
+    scored = {split: _score(population, split, fused, judged) for split in SPLITS}
     document |= _choices(rows, scored["val"], document["metric"])
-    for split, terms in scored.items():
-        if terms:
-            counts = _counts(population, split, replicates, seed)
-            reference = terms[document["best_member"]]
-            for row in rows:
-                row[split] = _scores(terms[row["name"]], reference, counts, document["metric"])
-    document["out_of_fold"] = _out_of_fold(population, metrics, scored, replicates, seed)
+    for split, scores in scored.items():
+        if scores:
+            judge(population, split, rows, scores, document)
+    document["recommended"] = _recommend(population, rows, scored["val"], document)
+    document["out_of_fold"] = _out_of_fold(population, judged, scored, replicates, seed)
     document["notes"] = _notes(population, soups)
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
     return Scoreboard(document)
-
-
-AllTerms = Mapping[str, Mapping[str, Terms | None]]  # row name -> metric -> terms
 
 
 def _chosen(
@@ -173,19 +168,20 @@ def _fused(
 def _averaged(
     population: Population,
     fusions: Mapping[str, Callable[..., Any]],
-    metrics: Mapping[str, Callable[..., Terms]],
+    metrics: Mapping[str, Callable[..., Score]],
 ) -> list[Fused]:
     """Return what the members with one average say: the one best on validation, and each fusion."""
     single, together = _fused(population, fusions)
     rows = [_row(population, entry, {}) for entry in single]
-    best = _choose(rows, _score(population, "val", single, metrics), next(iter(metrics)))
+    best = choose(rows, _score(population, "val", single, metrics), next(iter(metrics)))
     return [entry for entry in single if entry.name == best] + together
 
 
 def _soup(population: Population, name: str) -> Fused:
     """Return what a soup that is kept in the folder says."""
     record = population.fusion(name)
-    if record.get("kind") != "soup" or record["inputs"] != population.fingerprint():
+    own = population.trained_here  # those that were added do not change what it was made of
+    if record.get("kind") != "soup" or record["inputs"] != own.fingerprint():
         raise RunError(
             f"'{population.path}/fusions/{printable(name)}' is no soup of the members that are "
             "there now; run the recipe again to make it"
@@ -201,6 +197,18 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
         for warning in population.fusion(name)["warnings"]:
             warned.setdefault(warning, []).append(name)
     notes = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
+    added = [member for member in population.members if member.added]
+    lacking = [printable(member.name) for member in added if not member.has_weights]
+    if lacking:
+        notes.append(
+            f"Without weights: {', '.join(lacking)}. What they are part of is known by its "
+            "predictions alone and reads no new data."
+        )
+    if added and (soups or population.averages):
+        notes.append(
+            "Soups and averaged weights are of the members that this run has trained: "
+            f"{', '.join(printable(member.name) for member in added)} came from elsewhere."
+        )
     if any("start" in member.record for member in population.members):
         notes.append(
             "No out-of-fold scores: the members started from weights that may have learned from "
@@ -212,113 +220,87 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
 def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:
     """Return what a row is and costs; a soup costs as much as one of its members."""
     run = fused.members[:1] if fused.kind == "soup" else fused.members
-    parameters = {member.index: member.parameters for member in population.members}
-    times = [milliseconds.get(index) for index in run]
-    known = [time for time in times if time is not None]
+    found = {member.index: member for member in population.members}
+    times = [milliseconds.get(index, found[index].milliseconds) for index in run]
     return {
         "name": fused.name,
         "kind": fused.kind,
         "members": list(fused.members),
         "models": len(run),
-        "parameters": sum(parameters[index] for index in run),
-        "milliseconds": sum(known) if len(known) == len(times) else None,
+        "parameters": _sum([found[index].parameters for index in run]),
+        "milliseconds": _sum(times),
         **({"average": fused.average} if fused.average else {}),
     }
+
+
+def _sum(numbers: Sequence[float | None]) -> float | None:
+    """Return a sum; None where a part of it is unknown."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _score(
     population: Population,
     split: str,
     fused: Sequence[Fused],
-    metrics: Mapping[str, Callable[..., Terms]],
-) -> AllTerms:
-    """Return all rows' terms on a split; nothing where its labels are unknown."""
-    labels = population.labels(split)
-    if labels is None:
-        return {}
-    return {
-        entry.name: {
-            name: _terms(name, metric, entry.predictions[split], labels)
-            for name, metric in metrics.items()
-        }
-        for entry in fused
-    }
+    metrics: Mapping[str, Callable[..., Score]],
+) -> Scores:
+    said = {entry.name: entry.predictions[split] for entry in fused}
+    return score_rows(said, population.labels(split), metrics)
 
 
-def _terms(
-    name: str,
-    metric: Callable[..., Terms],
-    prediction: NDArray[Any],
-    labels: NDArray[np.int64],
-) -> Terms | None:
-    if name in NEEDS_PROBABILITIES and prediction.dtype.kind != "f":
-        return None
-    return metric(prediction, labels)
-
-
-def _counts(population: Population, split: str, replicates: int, seed: int) -> NDArray[np.float32]:
-    rows = population.index["splits"][split]["rows"]
-    return bootstrap_counts(rows, replicates, seed=seed, groups=population.groups(split))
-
-
-def _choices(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> dict[str, str]:
+def _choices(rows: Sequence[Mapping[str, Any]], val: Scores, metric: str) -> dict[str, str]:
     """Choose the best row, and the best single member, on validation."""
     single = [row for row in rows if row["kind"] == "member" and "average" not in row]
-    return {"best": _choose(rows, val, metric), "best_member": _choose(single, val, metric)}
+    return {"best": choose(rows, val, metric), "best_member": choose(single, val, metric)}
 
 
-def _choose(rows: Sequence[Mapping[str, Any]], val: AllTerms, metric: str) -> str:
-    """Return the name of the row that is best on validation; among equals the cheapest."""
-    if not val:
-        raise DataError("the validation split has no labels, so nothing can be chosen; bring them")
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-
-    def merit(row: Mapping[str, Any]) -> tuple[float, int]:
-        terms = val[row["name"]][metric]
-        return (sign * terms.value if terms else -np.inf, -row["models"])
-
-    return str(max(rows, key=merit)["name"])
-
-
-def _scores(
-    terms: Mapping[str, Terms | None],
-    reference: Mapping[str, Terms | None],
-    counts: NDArray[np.float32],
-    metric: str,
-) -> dict[str, Any]:
-    scores: dict[str, Any] = {
-        name: None if t is None else interval(t, counts)._asdict() for name, t in terms.items()
-    }
-    ours, theirs = terms[metric], reference[metric]
-    assert ours is not None  # the deciding metric fits every row
-    assert theirs is not None
-    gain = paired_interval(ours, theirs, counts)
-    better = gain.high < 0 if metric in LOWER_IS_BETTER else gain.low > 0
-    scores["difference"] = {**gain._asdict(), "better": better}
-    return scores
+def _recommend(
+    population: Population,
+    rows: Sequence[dict[str, Any]],
+    val: Scores,
+    document: Mapping[str, Any],
+) -> str:
+    """Return the row to use, and put into each other row why it is passed over."""
+    metric, (_, replicates, seed) = document["metric"], document["interval"].values()
+    advice = advise(
+        rows,
+        deciding(val, metric),
+        metric,
+        best=document["best"],
+        replicates=replicates,
+        seed=seed,
+        groups=population.groups("val"),
+    )
+    for row in rows:
+        row["passed_over"] = advice.passed_over.get(row["name"])
+    return advice.recommended
 
 
 def _out_of_fold(
     population: Population,
-    metrics: Mapping[str, Callable[..., Terms]],
-    scored: Mapping[str, AllTerms],
+    metrics: Mapping[str, Callable[..., Score]],
+    scored: Mapping[str, Scores],
     replicates: int,
     seed: int,
 ) -> dict[str, Any] | None:
     """Score every training row by the members that did not see it, beside the members on test."""
-    labels = population.labels("train")
+    population = population.trained_here
+    labels = population.labels("train") if population.members else None
+    if labels is None:
+        return None
     logits = population.out_of_fold()
     said = np.isfinite(logits).all(tuple(range(1, logits.ndim)))
     name, metric = next(iter(metrics.items()))
-    if labels is None or not said.any():
+    if not said.any():
         return None
-    terms = _terms(name, metric, logits[said], labels[said])
-    assert terms is not None  # logits are floating
-    counts = _counts(population, "train", replicates, seed)[:, said]
+    terms = metric(logits[said], labels[said])
+    counts = draw(population, "train", replicates, seed)[:, said]
     result: dict[str, Any] = {"rows": int(said.sum()), "metric": name}
     result["train"] = interval(terms, counts)._asdict()
     if scored["test"]:
         each = [scored["test"][member.name][name] for member in population.members]
-        mean = Terms(*(np.mean([t[i] for t in each if t is not None], 0) for i in (0, 1)))
-        result["test"] = interval(mean, _counts(population, "test", replicates, seed + 1))._asdict()
+        terms_of = [t for t in each if isinstance(t, Terms)]  # the metric that decides is a mean
+        mean = Terms(*(np.mean([t[i] for t in terms_of], 0) for i in (0, 1)))
+        result["test"] = interval(mean, draw(population, "test", replicates, seed + 1))._asdict()
     return result

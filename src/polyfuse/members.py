@@ -1,6 +1,7 @@
 """One member in its folder: weights, predictions, rows, and the record that vouches for them.
 
     members/000/member.json           strategy, fold, seed; sizes and digests of the rest
+            100000/                   and on: members that were trained elsewhere and added
                 model.safetensors     weights
                 rows/*.npy            rows it learned from, stopped on, and held out
                 predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
@@ -9,6 +10,8 @@
 A member appears whole or not at all.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +26,9 @@ from polyfuse.checkpoints import safetensors
 from polyfuse.errors import RunError, did_you_mean, printable
 
 SCHEMA = 1
+FOREIGN = "foreign"  # the strategy of a member that was trained elsewhere
+FIRST_ADDED = 100_000  # its number is this or above, so that none to be trained here has the same
+LONGEST = 80  # characters of a name
 Floats = NDArray[np.floating[Any]]
 
 
@@ -51,8 +57,18 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Its name on a scoreboard."""
-        return with_average(f"member {self.index}", self.average)
+        """Its name on a scoreboard: the one it was added under, or its number."""
+        return with_average(str(self.record.get("name", f"member {self.index}")), self.average)
+
+    @property
+    def added(self) -> bool:
+        """Whether it was trained elsewhere and added by `polyfuse add`."""
+        return self.record.get("strategy") == FOREIGN
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its weights are here; a member that was added by its predictions has none."""
+        return "model.safetensors" in self.record["files"]
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -74,17 +90,31 @@ class Member:
         return replace(self, average=average)
 
     @property
-    def parameters(self) -> int:
-        """How many parameters it has."""
-        return int(self.record["parameters"])
+    def parameters(self) -> int | None:
+        """How many parameters it has; None where nobody said."""
+        number = self.record["parameters"]
+        return None if number is None else int(number)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Time of a forward pass a sample, as it was told or measured when it was added."""
+        return self.record.get("milliseconds")
 
     def state(self) -> dict[str, Tensor]:
-        """Return its weights, once their digest is checked."""
-        return safetensors.parse(*self._checked(self._own("model.safetensors")))[0]
+        """Return its weights, once their digest is checked.
+
+        Raises:
+            RunError: it was added by its predictions alone, or the file was changed.
+        """
+        return safetensors.parse(*self._checked(self._weights()))[0]
 
     def checkpoint(self) -> Path:
-        """Return the file of its weights, once its digest is checked."""
-        name = self._own("model.safetensors")
+        """Return the file of its weights, once its digest is checked.
+
+        Raises:
+            RunError: it was added by its predictions alone, or the file was changed.
+        """
+        name = self._weights()
         self._checked(name)
         return self.path / name
 
@@ -100,6 +130,30 @@ class Member:
         """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
         return predictions.parse(*self._checked(f"rows/{part}.npy"))
 
+    def trained_on(self) -> NDArray[np.int64] | None:
+        """Return the training split's rows that it learned from or was stopped on.
+
+        Returns:
+            Row numbers, sorted, each once; None where they are unknown: nobody said it of an added
+            member, or it started from weights that may have learned from any row.
+        """
+        files = self.record["files"]
+        if "start" in self.record or "rows/learned.npy" not in files:
+            return None
+        parts = [part for part in ("learned", "stopped") if f"rows/{part}.npy" in files]
+        return np.unique(np.concatenate([self.rows(part) for part in parts]))
+
+    def _weights(self) -> str:
+        if not self.has_weights:
+            name = printable(self.name)
+            raise RunError(
+                f"'{name}' was added by its predictions alone: it has no weights to average, to "
+                "mix or to apply to new data; use what is made without it, or delete "
+                f"'{printable(self.path)}' and bring its weights: polyfuse add "
+                f"{printable(self.path.parents[1])} --name '{name}' --checkpoint FILE"
+            )
+        return self._own("model.safetensors")
+
     def _own(self, name: str) -> str:
         return name if self.average is None else f"averages/{self.average}/{name}"
 
@@ -110,7 +164,7 @@ class Member:
 def write_member(
     root: Path,
     record: Mapping[str, Any],
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
     logits: Mapping[str, Floats],
     rows: Mapping[str, NDArray[np.int64]],
     averages: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Floats]]] | None = None,
@@ -120,7 +174,7 @@ def write_member(
     Args:
         root: the RUN folder.
         record: `index`, `parameters`, strategy, seed, scores; goes into `member.json`.
-        state: weights.
+        state: weights; None where only predictions are known.
         logits: by split, `(n, ..., class)` float32.
         rows: `learned`, `stopped`, `held_out`, int64.
         averages: by name, averaged weights and their logits.
@@ -135,7 +189,8 @@ def write_member(
     durable.make_folder(root / "members")
     path = root / "members" / f"{record['index']:03d}"
     with durable.new_folder(path) as fresh:
-        write_arrays(fresh / "rows", rows)
+        if rows:
+            write_arrays(fresh / "rows", rows)
         _write_model(fresh, state, logits)
         for name, average in (averages or {}).items():
             _write_model(fresh / "averages" / name, *average)
@@ -145,10 +200,11 @@ def write_member(
 
 
 def _write_model(
-    folder: Path, state: Mapping[str, Tensor], logits: Mapping[str, NDArray[Any]]
+    folder: Path, state: Mapping[str, Tensor] | None, logits: Mapping[str, NDArray[Any]]
 ) -> None:
     durable.make_folder(folder)
-    safetensors.write(folder / "model.safetensors", dict(state))
+    if state is not None:
+        safetensors.write(folder / "model.safetensors", dict(state))
     write_arrays(folder / "predictions", logits)
 
 
@@ -237,9 +293,39 @@ def _is_record(record: Any) -> bool:
     """Tell whether a document from a file is a member's record; names in it stay in the folder."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         return False
-    numbers = (record.get("index"), record.get("parameters"))
+    added = record.get("strategy") == FOREIGN
+    numbers = [record.get("index"), record.get("parameters")]
+    if added and numbers[1] is None:
+        del numbers[1]
     return (
         records.are_files(record.get("files"))
         and all(isinstance(number, int) and number >= 0 for number in numbers)
         and isinstance(record.get("averages", {}), dict)
+        and added == (record["index"] >= FIRST_ADDED) == ("name" in record)
+        and (not added or _is_added(record))
+    )
+
+
+def _is_added(record: Mapping[str, Any]) -> bool:
+    """Tell whether the record of an added member has a number and a name of its own."""
+    name, time = record.get("name"), record.get("milliseconds", 0.0)
+    told = time is None or (isinstance(time, int | float) and math.isfinite(time) and time >= 0)
+    return is_name(name) and told
+
+
+def is_name(name: Any) -> bool:
+    """Tell whether an added member, or a fusion, may be called so.
+
+    Example:
+        >>> is_name("ResNet, 224 px"), is_name("../up"), is_name("member 3")
+        (True, False, False)
+    """
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= LONGEST
+        and name == name.strip()
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\:")
+        and not re.fullmatch(r"member \d+.*", name)
     )

@@ -12,9 +12,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +23,20 @@ from polyfuse import durable, predictions, records
 from polyfuse.checkpoints import safetensors
 from polyfuse.errors import DataError, RunError, printable
 from polyfuse.labels import read_index
+from polyfuse.leaks import trained_mask
 from polyfuse.members import SCHEMA, Floats, Member, fitted, open_member, write_arrays
+
+
+class BaseModel(NamedTuple):
+    """One model as stacking sees it.
+
+    Attributes:
+        name: of the member, or of the folds.
+        members: their places in `Population.members`.
+    """
+
+    name: str
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -63,19 +77,25 @@ class Population:
         return cls(root, tuple(sorted(members, key=lambda member: member.index)))
 
     @property
+    def trained_here(self) -> "Population":
+        """The members that this run trained, without those that were added to it."""
+        return replace(self, members=tuple(member for member in self.members if not member.added))
+
+    @property
     def averages(self) -> tuple[str, ...]:
-        """Names of the averages that all members have."""
-        first, *rest = self.members or (None,)
+        """Names of the averages that all members have; those that were added apart."""
+        first, *rest = self.trained_here.members or (None,)
         names = first.averages if first else ()
         return tuple(name for name in names if all(name in member.averages for member in rest))
 
     def averaged(self, average: str) -> "Population":
-        """Return the same members with the weights and predictions of an average.
+        """Return the members that were trained here with the weights and predictions of an average.
 
         Raises:
             RunError: a member has none of that name.
         """
-        return replace(self, members=tuple(member.averaged(average) for member in self.members))
+        own = self.trained_here.members
+        return replace(self, members=tuple(member.averaged(average) for member in own))
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -106,7 +126,7 @@ class Population:
             raise RunError(f"'{self.path}' has no members yet; run the same command again")
         arrays = [member.predictions(split) for member in self.members]
         shapes = sorted({a.shape for a in arrays})
-        rows = int(self.index["splits"][split]["rows"])
+        rows = self._rows(split)
         if len(shapes) > 1 or shapes[0][0] != rows:
             raise DataError(
                 f"predictions of '{self.path}' for {split} have shapes {shapes}, but the split has "
@@ -125,6 +145,62 @@ class Population:
         with np.errstate(invalid="ignore"):
             mean: Floats = total / said.sum(0)
         return mean
+
+    def trained(self, split: str) -> NDArray[np.bool_]:
+        """Return which member trained on which row of a split.
+
+        On train, rows that it learned from or was stopped on; every row where that is unknown (see
+        `Member.trained_on`). On val and test nothing is true: who trained on those is not let in.
+
+        Returns:
+            `(member, row)` booleans, as the fits of `polyfuse.leaks` and others take them.
+        """
+        rows = self._rows(split)
+        if split != "train":
+            return np.zeros((len(self.members), rows), bool)
+        seen = [member.trained_on() for member in self.members]
+        return trained_mask([np.ones(rows, bool) if s is None else s for s in seen], rows)
+
+    def base_models(self) -> tuple[BaseModel, ...]:
+        """Return what stacking takes for one model each: fold members together, others alone.
+
+        The members of a k-fold are one model that was trained several times: none of them speaks
+        for every training row, together they do.
+        """
+        together: dict[object, list[int]] = {}
+        for number, member in enumerate(self.members):
+            folds = member.record.get("folds")
+            key = number if folds is None else (member.record.get("strategy"), folds)
+            together.setdefault(key, []).append(number)
+        return tuple(
+            BaseModel(_name_of([self.members[n] for n in numbers]), tuple(numbers))
+            for numbers in together.values()
+        )
+
+    def base_predictions(self, split: str) -> NDArray[np.float64]:
+        """Return what each base model says: the mean probability of its members that have a say.
+
+        On train they are out-of-fold predictions, NaN where no member held the row out.
+
+        Returns:
+            `(base model, sample, ..., class)` float64, in the order of `base_models`.
+
+        Raises:
+            DataError: the members' predictions and the labels differ in length or shape.
+        """
+        stacked = torch.softmax(torch.from_numpy(self.stack(split)).double(), -1).numpy()
+        return np.stack([_mean_said(stacked[list(base.members)]) for base in self.base_models()])
+
+    def base_trained(self, split: str) -> NDArray[np.bool_]:
+        """Return where a base model speaks through a member that trained on the row.
+
+        Returns:
+            `(base model, row)` booleans; all False where the folds are honest.
+        """
+        stacked = self.stack(split)
+        said = ~np.isnan(stacked.reshape(*stacked.shape[:2], -1)).all(-1)
+        leaks = said & self.trained(split)
+        return np.stack([leaks[list(base.members)].any(0) for base in self.base_models()])
 
     def fusion(self, name: str) -> Mapping[str, Any]:
         """Return the record of a fusion that is kept here.
@@ -151,6 +227,9 @@ class Population:
         for member in self.members:
             digest.update(repr(sorted(member.record["files"].items())).encode())
         return digest.hexdigest()
+
+    def _rows(self, split: str) -> int:
+        return int(self.index["splits"][split]["rows"])
 
     def _array(self, name: str) -> NDArray[np.int64] | None:
         files = self.index["files"]
@@ -209,6 +288,21 @@ def write_fusion(
         durable.write_json(fresh / "fusion.json", record)
         if folder.is_dir() and _fusion_record(folder) != record:
             durable.remove_folder(folder)  # else the same stands there, and ours is thrown away
+
+
+def _name_of(members: Sequence[Member]) -> str:
+    """Return what a base model is called: as its member, or as the folds that it is made of."""
+    if len(members) == 1:
+        return members[0].name
+    return f"{members[0].record.get('strategy')} of {len(members)}"
+
+
+def _mean_said(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the members that have a say; NaN where none has."""
+    said = ~np.isnan(probabilities)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(said, probabilities, 0).sum(0) / said.sum(0)
+    return mean
 
 
 def _fusion_record(folder: Path) -> Mapping[str, Any]:

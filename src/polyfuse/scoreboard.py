@@ -42,6 +42,16 @@ class Scoreboard:
         return str(self.document["best"])
 
     @property
+    def recommended(self) -> str:
+        """The cheapest row that validation does not tell from the best; see `passed_over`."""
+        return str(self.document.get("recommended", self.best))  # 0.1 wrote none
+
+    @property
+    def passed_over(self) -> Mapping[str, str]:
+        """By the name of each row that is not recommended, why it is not."""
+        return {row["name"]: row["passed_over"] for row in self.rows if row.get("passed_over")}
+
+    @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """One mapping a member or fusion."""
         rows: Sequence[Mapping[str, Any]] = self.document["rows"]
@@ -125,16 +135,17 @@ class Scoreboard:
         metrics = [*self.document["metrics"], "difference"]
         columns = ["name", "kind", "members", "split"]
         columns += [f"{m}{end}" for m in metrics for end in ("", "_low", "_high")]
-        columns += ["better", "parameters", "milliseconds"]
+        columns += ["p", "better", "parameters", "milliseconds", "passed_over"]
         lines: list[list[Any]] = []
         for split in self.splits():
             for row in self.rows:
                 scores = [row[split][m] or {} for m in metrics]
                 numbers = [s.get(key) for s in scores for key in ("value", "low", "high")]
                 head = [row["name"], row["kind"], len(row["members"]), split]
-                better = (row[split]["difference"] or {}).get("better")
-                cost = [row.get("parameters"), row.get("milliseconds")]
-                lines.append([*head, *numbers, better, *cost])
+                gain = row[split]["difference"] or {}
+                told = [gain.get("p"), gain.get("better")]
+                told += [row.get(key) for key in ("parameters", "milliseconds", "passed_over")]
+                lines.append([*head, *numbers, *told])
         return columns, lines
 
 
@@ -184,6 +195,8 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"Best on validation: {best}, a single member; no fusion was better.")
     else:
         lines.append(f"Best on validation: {best}. {_verdict(row, document)}")
+    if (use := document.get("recommended", best)) != best:
+        lines.append(_advice(use, row, document))
     cheap = _best_soup(document)
     if cheap is not None and cheap["name"] != best:
         lines.append(f"Best soup: {cheap['name']}. {_verdict(cheap, document)}")
@@ -211,6 +224,17 @@ def _verdict(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
         f"On test it is {verdict} than the best single member ({document['best_member']}): "
         f"{spread(gain, document['metric'], signed=True)}{_points(document['metric'])}, "
         f"at {row.get('models', len(row['members']))} times the inference cost."
+    )
+
+
+def _advice(use: str, best: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Say which row to use where the best is not told from a cheaper one."""
+    row = next(r for r in document["rows"] if r["name"] == use)
+    known = row.get("parameters") and best.get("parameters")
+    parts = [r["parameters"] if known else r.get("models", len(r["members"])) for r in (best, row)]
+    return (
+        f"Recommended: {use}. Validation does not tell it from {best['name']}, which costs "
+        f"{parts[0] / parts[1]:.3g} times as much."
     )
 
 

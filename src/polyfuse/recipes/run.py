@@ -219,7 +219,7 @@ def _train(
     progress: Progress,
 ) -> tuple[Population, Strategy]:
     strategy: Strategy = plan.strategy(splits.train)
-    missing = strategy.jobs(Population.open(root).members)
+    missing = strategy.jobs(Population.open(root).trained_here.members)
     watch = _Watch(strategy.size, strategy.size - len(missing), progress)
     population = train(
         strategy,
@@ -250,7 +250,8 @@ def _compare(
     population: Population, plan: Plan, strategy: Strategy, splits: Splits, progress: Progress
 ) -> Scoreboard:
     """Compare, unless the leaderboard that is there was made of the same members and is whole."""
-    if not population.members:
+    added = len(population.members) - len(population.trained_here.members)
+    if not population.trained_here.members:
         raise RunError(
             f"the time was up before any of {strategy.size} members was done; "
             "run the same command again to go on, with more --minutes"
@@ -263,16 +264,17 @@ def _compare(
         made_of = board.document.get("population")
         if made_of == population.fingerprint() and all(record.is_file() for record in records):
             return board
-    make_soups(Given(population, plan.factory, splits, plan.options), plan.soups, progress)
+    own = population.trained_here
+    make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
     times = {}
-    for i, member in enumerate(population.members):
+    for i, member in enumerate(own.members):
         times[member.index] = milliseconds_per_image(member.model(plan.factory), splits.val)
-        progress("timing", i + 1, len(population.members), "")
+        progress("timing", i + 1, len(own.members), "")
     return compare_fusions(
         population,
         fusions=plan.fusions,
         soups=list(plan.soups),
-        expected=strategy.size,
+        expected=strategy.size + added,
         milliseconds=times,
         replicates=plan.replicates,
         seed=plan.seed,

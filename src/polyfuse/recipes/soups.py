@@ -188,7 +188,7 @@ def make_soups(
 
 
 def has_soup(population: Population, name: str) -> bool:
-    """Tell whether a soup of exactly these members is kept in the folder.
+    """Tell whether a soup of exactly the members that were trained here is kept in the folder.
 
     Example:
         >>> from pathlib import Path
@@ -197,8 +197,8 @@ def has_soup(population: Population, name: str) -> bool:
     """
     if not (population.path / "fusions" / name).is_dir():
         return False
-    record = population.fusion(name)
-    return record.get("kind") == "soup" and record["inputs"] == population.fingerprint()
+    record, own = population.fusion(name), population.trained_here
+    return record.get("kind") == "soup" and record["inputs"] == own.fingerprint()
 
 
 def _keep(given: Given, name: str, soup: Soup, result: SoupResult) -> None:

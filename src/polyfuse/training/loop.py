@@ -103,13 +103,13 @@ def _train_missing(
     deadline: float | None,
     watch: Watch,
 ) -> Population:
-    population = Population.open(root)
-    for member in population.members:
+    done = _done(root)
+    for member in done:
         _refuse_other_options(member, task)
         durable.remove(_resume_file(root, member.index))  # killed after its commit
-    while jobs := strategy.jobs(population.members):
+    while jobs := strategy.jobs(done):
         function = partial(train_member, task=task, root=root, deadline=deadline)
-        before = len(population.members)
+        before = len(done)
 
         def seen(number: int, done: float, total: float, note: str, jobs: object = jobs) -> None:
             watch(jobs[number].index, done, total, note)  # type: ignore[index]  # bound to this round
@@ -120,16 +120,19 @@ def _train_missing(
                 failed.append(f"member {jobs[result.number].index}: {result.error}")
             elif result.value:
                 seen(result.number, task.options.epochs, task.options.epochs, "done")
-        population = Population.open(root)
+        done = _done(root)
         if failed:
             raise TrainingError(
-                "\n".join(
-                    [*failed, f"{len(population.members)} of {strategy.size} members are kept"]
-                )
+                "\n".join([*failed, f"{len(done)} of {strategy.size} members are kept"])
             )
-        if len(population.members) == before:  # the deadline has passed
+        if len(done) == before:  # the deadline has passed
             break
-    return population
+    return Population.open(root)
+
+
+def _done(root: Path) -> tuple[Member, ...]:
+    """Return the members that were trained here; those that were added are nobody's job."""
+    return Population.open(root).trained_here.members
 
 
 def train_member(

@@ -1,0 +1,93 @@
+"""Which row of a scoreboard to use: the cheapest that validation does not tell from the best."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyfuse.metrics import LOWER_IS_BETTER, Score
+from polyfuse.scoreboard import spread
+from polyfuse.significance import Pair, declare_winner
+
+
+class Advice(NamedTuple):
+    """What is recommended, and why nothing else is.
+
+    Attributes:
+        recommended: name of the row.
+        passed_over: by the name of every other row, why it is not.
+    """
+
+    recommended: str
+    passed_over: Mapping[str, str]
+
+
+def advise(
+    rows: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Score],
+    metric: str,
+    *,
+    best: str,
+    replicates: int = 2000,
+    seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
+) -> Advice:
+    """Recommend the cheapest of the rows that are not told apart from the best.
+
+    A row is told from the best where `declare_winner` says so: the paired interval excludes zero,
+    and p, corrected for all pairs of rows, is at most 0.05. Cost is the number of parameters that
+    run; of models, where a row's parameters are unknown. Measured times do not decide: the same
+    members must get the same advice again. Of equally cheap rows the best score decides.
+
+    Args:
+        rows: of the scoreboard: `name`, `models`, `parameters`.
+        scores: by row, on validation; the same samples.
+        metric: its name.
+        best: the row that scores best.
+        replicates: of the bootstrap.
+        seed: of the bootstrap.
+        groups: `(n,)` group of each sample.
+
+    Example:
+        >>> from polyfuse.metrics import Terms
+        >>> row = {"name": "member 0", "models": 1, "parameters": 7}
+        >>> scores = {"member 0": Terms(np.ones(3), np.ones(3))}
+        >>> advise([row], scores, "accuracy", best="member 0").recommended
+        'member 0'
+    """
+    if len(scores) < 2:
+        return Advice(best, {})
+    lower = metric in LOWER_IS_BETTER
+    first = {best: scores[best], **scores}  # of equal scores the first is the best
+    verdict = declare_winner(
+        first, lower_is_better=lower, replicates=replicates, seed=seed, groups=groups
+    )
+    cost = _costs(rows, verdict.level)
+    sign = 1 if lower else -1
+    chosen = min(verdict.level, key=lambda name: (cost[name], sign * scores[name].value))
+    against = {pair.b: pair for pair in verdict.pairs}
+    passed = {
+        name: _why(name, chosen, cost, against.get(name), metric) for name in cost if name != chosen
+    }
+    return Advice(chosen, passed)
+
+
+def _costs(rows: Sequence[Mapping[str, Any]], level: Sequence[str]) -> dict[str, float]:
+    """Return what each row costs, in parameters if all that come into question tell them."""
+    known = all(row["parameters"] is not None for row in rows if row["name"] in level)
+    key = "parameters" if known else "models"
+    return {row["name"]: row[key] or 0 for row in rows}
+
+
+def _why(name: str, chosen: str, cost: Mapping[str, float], pair: Pair | None, metric: str) -> str:
+    """Say why a row is passed over."""
+    if pair is not None and pair.better == pair.a:
+        value, low, high = pair.difference
+        turned = {"value": -value, "low": -high, "high": -low}
+        gap = spread(turned, metric, signed=True)
+        return f"worse than {pair.a} on validation: {gap}, p = {pair.corrected:.2g}"
+    if cost[name] > cost[chosen]:
+        times = f"{cost[name] / cost[chosen]:.3g} times" if cost[chosen] else "more than"
+        return f"not told from the best, but costs {times} as much as {chosen}"
+    return f"costs as much as {chosen}, which scores better, or as well and comes first"
