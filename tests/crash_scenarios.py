@@ -86,6 +86,23 @@ def new_predictions(folder: Path) -> None:
         predictions.write(folder / "test.npy", np.ones((50, 3), np.float32))
 
 
+def one_view(folder: Path) -> None:
+    store = predictions.PredictionStore(folder)
+    store.write("one", "val", np.zeros((3, 2), np.float16), space="logit", rows=["a", "b", "c"])
+
+
+def two_views(folder: Path) -> None:
+    with door(folder):
+        store = predictions.PredictionStore(folder)
+        if "flip" in store.views("one", "val"):  # it was killed when all was done
+            store.open("one", "val", "flip", rows=["a", "b", "c"], verify=True)
+            return
+        words = {"view": "flip", "space": "logit", "dtype": "float16", "rows": ["a", "b", "c"]}
+        with store.writer("one", "val", (3, 2), **words) as writer:
+            writer.append(np.ones((2, 2), np.float32))
+            writer.append(np.ones((1, 2), np.float32))
+
+
 def old_submission(folder: Path) -> None:
     durable.write_bytes(folder / "submission.csv", b"name,label\n0.png,1\n")
 
@@ -222,6 +239,7 @@ SCENARIOS: dict[str, Scenario] = {
         empty, claim, (*LIBRARIES, *PACKAGE, "polyfuse.recipes.run"), warm=checked_recipe
     ),
     "predictions": Scenario(old_predictions, new_predictions),
+    "store": Scenario(one_view, two_views),
     "submission": Scenario(old_submission, new_submission),
     "first_commit": Scenario(empty, first_commit),
     **DRAFTS,

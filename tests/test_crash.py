@@ -15,6 +15,7 @@ SCENARIOS = [
     pytest.param("kfold", marks=pytest.mark.slow),
     pytest.param("leaderboard", marks=pytest.mark.slow),
     "predictions",
+    "store",
     "submission",
     "first_commit",
     "claim",

@@ -10,7 +10,7 @@ with what is expected of it: a file that is there may be of another model or of 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +195,12 @@ class PredictionStore:
             raise
 
     def _keep_rows(self, name: str, rows: Sequence[str]) -> None:
-        durable.make_folder(self.folder / "rows")
-        with suppress(FileExistsError):  # the same ids: the name is their digest
-            target = self.folder / "rows" / f"{name}.json"
-            durable.write_bytes(target, rows_document(rows), new=True)
+        """Write the ids of rows, unless this object has; the same ids make the same file."""
+        with self._turn:
+            if name not in self._ids:
+                durable.make_folder(self.folder / "rows")
+                durable.write_bytes(self.folder / "rows" / f"{name}.json", rows_document(rows))
+                self._ids[name] = list(rows)
 
     def open(
         self,
