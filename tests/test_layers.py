@@ -96,7 +96,8 @@ FLOORS = [
     ["recipes.run"],
     ["integrations"],
     ["cli.base"],
-    ["cli.fusing", "cli.synthesis"],
+    ["cli.fusing", "cli.synthesis", "cli.combining"],
+    ["cli.runs"],
     ["cli"],
     [""],  # the contents page
 ]

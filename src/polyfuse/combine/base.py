@@ -247,6 +247,8 @@ def shares(weights: Any, count: int) -> list[float]:
         >>> shares([1, 3], 2)
         [0.25, 0.75]
     """
+    if torch.compiler.is_compiling() and isinstance(weights, list):  # constants of the graph
+        return [weight / sum(weights) for weight in weights]
     plain = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else weights
     numbers = np.asarray(plain, np.float64)
     if numbers.shape != (count,):
