@@ -10,7 +10,7 @@ from polyfuse.classical import inner_slice
 from polyfuse.errors import DataError
 from polyfuse.fitting import array_of, stacked
 from polyfuse.leaks import refuse_trained
-from polyfuse.stacking.rows import groups_of, is_plain
+from polyfuse.stacking.rows import FeatureError, features_of, groups_of, is_plain, labels_of
 from polyfuse.stacking.stacker import Stacker
 
 Mask = NDArray[np.bool_]
@@ -102,14 +102,19 @@ class Blender(Stacker):
             DataError: rows of the hold-out that members trained on; see `Stacker.fit`.
         """
         plain = is_plain(predictions, self.target)
-        array = array_of(predictions) if plain else stacked(predictions, 2)
+        array = features_of(predictions) if plain else stacked(predictions, 2)
         count = len(array) if plain else array.shape[1]
+        truth = labels_of(labels)
+        _check_lengths(count, {"labels": truth, "inputs": inputs})
         mask = self.holdout_rows(count, groups=groups, trained=trained)
-        _check_lengths(count, {"labels": labels, "inputs": inputs})
+        if plain and trained is not None:
+            raise DataError(
+                "trained= is of members, and plain features (sample, feature) have none"
+            )
         own = None if trained is None else _held(array, trained, mask)
         super().fit(
             array[mask] if plain else array[:, mask],
-            array_of(labels)[mask],
+            truth[mask],
             inputs=None if inputs is None else array_of(inputs)[mask],
             groups=None if groups is None else array_of(groups)[mask],
             trained=own,
@@ -174,4 +179,4 @@ def _check_lengths(count: int, given: dict[str, Any]) -> None:
         if value is not None and np.shape(value)[:1] != (count,)
     ]
     if faults:
-        raise DataError("\n".join(faults))
+        raise FeatureError("\n".join(faults))

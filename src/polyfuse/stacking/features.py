@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyfuse.errors import DataError
+from polyfuse.errors import DataError, printable
 from polyfuse.fitting import Floats, array_of, stacked
+from polyfuse.leaks import refuse_trained
+from polyfuse.parameters import one_of
 
 FEATURES = ("log_prob", "logit", "prob")
 
@@ -69,7 +71,14 @@ def beside(columns: Floats, inputs: Floats | None) -> Floats:
     return np.concatenate([columns, heads], -1)
 
 
-def join_folds(predictions: Any, base_of_member: Sequence[Any]) -> NDArray[np.float64]:
+def join_folds(
+    predictions: Any,
+    base_of_member: Sequence[Any],
+    *,
+    refits: Any = None,
+    use: str = "mean",
+    trained: Any = None,
+) -> NDArray[np.float64]:
     """Join the fold members of each base model to one member: the mean of those that have a say.
 
     A row that one fold member predicted keeps its prediction; what K repeats or test rows got from
@@ -79,12 +88,18 @@ def join_folds(predictions: Any, base_of_member: Sequence[Any]) -> NDArray[np.fl
         predictions: `(member, sample, ...)` floating, or a sequence of members; NaN where a member
             has no say.
         base_of_member: name or number of each member's base model.
+        refits: `(member,)` booleans: trained once more on all rows, after the folds. Of test rows
+            either they or the fold members speak; out of fold, only fold members can.
+        use: "mean" of the fold members, or "refit".
+        trained: `(member, sample)` booleans; refused where a member that is used has a say and
+            trained.
 
     Returns:
         `(base model, sample, ...)` float64, in the order in which base models first come.
 
     Raises:
-        DataError: another number of names than members, or predictions that are no stack.
+        DataError: another number of names than members, predictions that are no stack, a base
+            model with no member to use, or rows that members trained on.
 
     Example:
         >>> nan = float("nan")
@@ -93,16 +108,21 @@ def join_folds(predictions: Any, base_of_member: Sequence[Any]) -> NDArray[np.fl
                [1. , 1. , 1. ]])
     """
     array, names = stacked(predictions, 2), list(base_of_member)
-    if len(names) != len(array):
+    one_of("use", use, ("mean", "refit"))
+    again = np.zeros(len(array), bool) if refits is None else array_of(refits)
+    if len(names) != len(array) or again.shape != (len(array),) or again.dtype != bool:
         raise DataError(
-            f"{len(names)} base models were named for {len(array)} members; name one a member"
+            f"{len(names)} base models and refits {again.dtype} of shape {again.shape} do not fit "
+            f"{len(array)} members; name one base model a member, and refits by booleans"
         )
-    return np.stack(
-        [
-            _mean_of_said([array[i] for i, name in enumerate(names) if name == base])
-            for base in dict.fromkeys(names)
-        ]
-    )
+    used = again if use == "refit" else ~again
+    own = {base: [i for i in np.flatnonzero(used) if names[i] == base] for base in names}
+    lacking = [printable(base, 40) for base, members in own.items() if not members]
+    if lacking:
+        raise DataError(f'use="{use}" finds no member of base model {", ".join(lacking)}')
+    if trained is not None:
+        refuse_trained(array[used], array_of(trained)[used], "what learns from these")
+    return np.stack([_mean_of_said([array[i] for i in members]) for members in own.values()])
 
 
 def input_columns(inputs: Any, count: int) -> Floats:

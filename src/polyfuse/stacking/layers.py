@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from polyfuse.errors import DataError
 from polyfuse.fitting import Floats
 from polyfuse.stacking.folds import Folds
 from polyfuse.stacking.meta_models import Asked, Head, fit_head, name_of
@@ -96,6 +97,43 @@ class Fit(NamedTuple):
             self.column(meta, asked) if final == "refit" else Column(name_of(meta), tuple(models))
         )
         return whole, said
+
+
+def check_layers(
+    layers: Sequence[Sequence[Column]],
+    columns: int,
+    each: int,
+    heads: int,
+    width: int,
+    passthrough: bool,
+) -> None:
+    """Refuse layers that cannot follow each other.
+
+    Args:
+        layers: as a document had them.
+        columns: of a head that the first layer learns from, without inputs.
+        each: columns that one meta-model gives the next layer.
+        heads: of every model.
+        width: classes, or 1.
+        passthrough: inputs are among the columns of each layer; elsewhere there are none.
+
+    Raises:
+        DataError: a number of heads, classes or columns that does not fit.
+    """
+    inputs = set()
+    for layer in layers:
+        models = [model for column in layer for model in column.models]
+        own = [head for model in models for head in model]
+        fits = all(column.models for column in layer) and all(len(m) == heads for m in models)
+        if not own or not fits or any(head.width != width for head in own):
+            raise DataError(f"a layer does not fit {heads} heads of {width} classes")
+        inputs |= {len(head.shift) - columns for head in own}
+        columns = len(layer) * each
+    if len(inputs) != 1 or min(inputs) < 0 or (min(inputs) > 0) != passthrough:
+        raise DataError(
+            f"layers learn from {sorted(inputs)} columns beside those of members, with "
+            f"passthrough={passthrough}"
+        )
 
 
 def _predicted(heads: Sequence[Head], columns: Floats) -> Floats:

@@ -35,6 +35,10 @@ class Linear(NamedTuple):
         scores: Floats = columns @ self.weights.T + self.intercept
         return _softmax(scores) if self.link == "softmax" else scores
 
+    def outputs(self) -> int:
+        """Return how many columns `predict` gives."""
+        return 2 if self.link == "softmax" and len(self.weights) == 1 else len(self.weights)
+
     def document(self) -> dict[str, Any]:
         """Return plain lists."""
         return {
@@ -53,10 +57,11 @@ class Linear(NamedTuple):
         one_of("link", document.get("link"), LINKS)
         weights = np.asarray(document.get("weights"), np.float64)
         intercept = np.asarray(document.get("intercept"), np.float64)
-        if weights.ndim != 2 or intercept.shape != weights.shape[:1] or not weights.size:
+        fits = weights.shape[:1] == intercept.shape and weights.ndim == 2
+        if not fits or not (np.isfinite(weights).all() and np.isfinite(intercept).all()):
             raise DataError(
                 f"weights of shape {weights.shape} and intercept of {intercept.shape} are no "
-                "linear meta-model: expected (output, column) and (output,)"
+                "linear meta-model: expected finite (output, column) and (output,)"
             )
         return cls(weights, intercept, document["link"])
 

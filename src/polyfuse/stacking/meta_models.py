@@ -14,6 +14,8 @@ from polyfuse.stacking.linear import Linear, as_linear
 from polyfuse.stacking.networks import FACTORIES, Network, trained
 from polyfuse.stacking.skops_files import as_text, from_text
 
+ONLY_NAMED = "stored: "  # begins the name of a meta-model that its document cannot bring back
+
 
 class Asked(NamedTuple):
     """How meta-models are fitted.
@@ -111,13 +113,16 @@ class Head(NamedTuple):
             DataError: an unknown kind, what does not fit, or code that is not trusted.
         """
         shift, scale = (np.asarray(document[name], np.float64) for name in ("shift", "scale"))
+        level = shift.ndim == 1 and shift.shape == scale.shape and np.isfinite(shift + scale).all()
+        if not level or not (scale > 0).all():
+            raise DataError("shift and scale must be a finite number a column, scale above 0")
         classes, width = document["classes"], int(document["width"])
         known = None if classes is None else np.asarray(classes, np.int64)
-        if shift.shape != scale.shape or shift.ndim != 1 or not (scale > 0).all():
-            raise DataError("shift and scale are not one number a column, or not positive")
-        if known is not None and not (0 <= known.min() <= known.max() < width):
-            raise DataError(f"classes {classes} do not fit a width of {width}")
-        return cls(shift, scale, known, width, _restored(document, trusted))
+        if known is not None and (known.ndim != 1 or not _rise_within(known, width)):
+            raise DataError("the classes of a head must rise, and be below its width")
+        outputs = 1 if known is None else len(known)
+        model = _restored(document, (len(shift), outputs), trusted)
+        return cls(shift, scale, known, width, model)
 
 
 def fit_head(meta: Any, columns: Floats, targets: NDArray[Any], asked: Asked) -> Head:
@@ -160,11 +165,14 @@ def check_meta(meta: Any, target: str) -> None:
     Example:
         >>> check_meta("logistic", "classes")
     """
-    if isinstance(meta, nn.Module) or (
-        isinstance(meta, str) and (meta in FACTORIES or ":" in meta)
-    ):
+    if _is_network(meta):
         return
     if isinstance(meta, str):
+        if meta.startswith(ONLY_NAMED):
+            raise DataError(
+                f"meta='{printable(meta)}' was only named where this was stored; set_params(meta="
+                "...) before fitting anew"
+            )
         names = [*META_ESTIMATORS[target], *FACTORIES]
         if meta not in names:
             near = did_you_mean(meta, names)
@@ -199,10 +207,26 @@ def name_of(meta: Any) -> str:
     return type(meta).__name__ if isinstance(meta, nn.Module) else " ".join(repr(meta).split())
 
 
+def reusable(meta: Any, trusted: Collection[str] = ()) -> str:
+    """Return a stored meta-model's name as one that may be fitted anew, or as one that is refused.
+
+    Example:
+        >>> reusable("ridge"), reusable("os:remove"), reusable("LinearSVC()")
+        ('ridge', 'stored: os:remove', 'stored: LinearSVC()')
+    """
+    name = str(meta)
+    names = {*META_ESTIMATORS["classes"], *META_ESTIMATORS["numbers"], *FACTORIES, *trusted}
+    return name if name in names or name.startswith(ONLY_NAMED) else ONLY_NAMED + name
+
+
+def _is_network(meta: Any) -> bool:
+    if isinstance(meta, str):
+        return meta in FACTORIES or (":" in meta and not meta.startswith(ONLY_NAMED))
+    return isinstance(meta, nn.Module)
+
+
 def _fitted(meta: Any, columns: Floats, targets: NDArray[Any], asked: Asked) -> Model:
-    if isinstance(meta, nn.Module) or (
-        isinstance(meta, str) and (meta in FACTORIES or ":" in meta)
-    ):
+    if _is_network(meta):
         return trained(meta, columns, targets, seed=asked.seed, training=asked.training)
     source = META_ESTIMATORS[asked.target][meta]() if isinstance(meta, str) else meta
     fitted = Estimator(seeded_clone(source, asked.seed).fit(columns, targets))
@@ -222,16 +246,27 @@ def _standard(columns: Floats, asked: bool) -> tuple[Floats, Floats]:
     return columns.mean(0), np.where(level, 1.0, deviation)
 
 
-def _restored(document: Mapping[str, Any], trusted: Collection[str]) -> Model:
+def _rise_within(classes: NDArray[np.int64], width: int) -> bool:
+    inside = len(classes) > 0 and classes[0] >= 0 and classes[-1] < width
+    return bool(inside and (np.diff(classes) > 0).all())
+
+
+def _restored(
+    document: Mapping[str, Any], sizes: tuple[int, int], trusted: Collection[str]
+) -> Model:
     kind, own = document["kind"], document["model"]
     if kind == "linear":
-        return Linear.from_document(own)
-    if kind == "constant":
+        linear = Linear.from_document(own)
+        got = (linear.weights.shape[1], linear.outputs())
+        if got != sizes:
+            raise DataError(f"a linear meta-model of sizes {got} does not fit {sizes}")
+        return linear
+    if kind == "constant" and sizes[1] == 1:
         return Constant()
     if kind == "network":
-        return Network.from_document(own, trusted)
+        return Network.from_document(own, sizes, trusted)
     if kind == "estimator":
         return Estimator(from_text(str(own["skops"]), trusted))
     raise DataError(
-        f"'{printable(kind)}' is no kind of meta-model; it is one of {', '.join(KINDS)}"
+        f"'{printable(kind)}' is no kind of meta-model here; it is one of {', '.join(KINDS)}"
     )

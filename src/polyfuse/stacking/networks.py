@@ -70,30 +70,36 @@ class Network(NamedTuple):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], trusted: Collection[str] = ()) -> Self:
+    def from_document(
+        cls, document: Mapping[str, Any], sizes: tuple[int, int], trusted: Collection[str] = ()
+    ) -> Self:
         """Return the module that a document describes.
 
         Args:
             document: as `document()` gives it.
+            sizes: columns and outputs that it must have.
             trusted: names of factories that may be imported and called; those of `FACTORIES` are.
 
         Raises:
             DataError: a factory that is not trusted, or a state that does not fit its module.
         """
-        factory, (inputs, outputs) = str(document["factory"]), document["sizes"]
+        factory = str(document["factory"])
+        if document["sizes"] != list(sizes):
+            raise DataError(f"a module of sizes {document['sizes']} does not fit {list(sizes)}")
+        scale = [None if document[k] is None else float(document[k]) for k in ("shift", "stretch")]
         if factory not in FACTORIES and factory not in trusted:
             raise DataError(
                 f"'{printable(factory)}' names code, which runs only where you trust it: "
                 f'trusted=["{printable(factory)}"]'
             )
-        module = made(factory, inputs, outputs)
+        module = made(factory, *sizes)
         try:
             module.load_state_dict({k: _tensor(v) for k, v in document["state"].items()})
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"the state does not fit what '{printable(factory)}' makes: {error}"
             ) from error
-        return cls(module, factory, (inputs, outputs), document["shift"], document["stretch"])
+        return cls(module, factory, sizes, *scale)
 
 
 def made(factory: str, inputs: int, outputs: int) -> nn.Module:
@@ -162,7 +168,7 @@ def trained(
     )
     outputs = 1 if numbers else int(targets.max()) + 1
     x = torch.as_tensor(columns, dtype=torch.float32)
-    y = torch.as_tensor((targets - shift) / stretch if numbers else targets)
+    y = torch.as_tensor(targets if shift is None else (targets - shift) / (stretch or 1.0))
     with seeded(seed), threads(1):
         name = meta if isinstance(meta, str) else None
         module = made(meta, x.shape[1], outputs) if isinstance(meta, str) else copy.deepcopy(meta)
@@ -196,12 +202,12 @@ def _train(module: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> 
     make = OPTIMIZERS[options.pop("optimizer", "adamw")]
     optimizer = make(module.parameters(), **{"lr": 0.01, **options})
     loss_of = nn.functional.mse_loss if y.is_floating_point() else nn.functional.cross_entropy
-    batches = chain.from_iterable(torch.randperm(len(x)).split(size) for _ in range(epochs))
+    batches = chain.from_iterable(torch.split(torch.randperm(len(x)), size) for _ in range(epochs))
     module.train()
     for rows in batches:
         loss = loss_of(module(x[rows]), y[rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         optimizer.step()
     if not torch.isfinite(loss):
         raise TrainingError(f"the meta-model's loss became {float(loss)}; lower its lr")

@@ -16,7 +16,12 @@ from polyfuse.fitting import (
     stacked,
 )
 
+_NUMBERS = "iufbO"  # kinds of dtypes; objects may be numbers
 TARGETS = ("classes", "numbers")
+
+
+class FeatureError(DataError, ValueError):
+    """Plain features that do not fit; a ValueError, too, as scikit-learn wants it."""
 
 
 class Rows(NamedTuple):
@@ -45,8 +50,11 @@ def is_plain(predictions: Any, target: str) -> bool:
         >>> is_plain(np.zeros((5, 2)), "classes"), is_plain(np.zeros((5, 2)), "numbers")
         (True, False)
     """
-    stack = isinstance(predictions, Sequence) and np.ndim(predictions[0] if predictions else 0) > 1
-    return target == "classes" and not stack and array_of(predictions).ndim == 2
+    if target != "classes" or _is_sparse(predictions):
+        return target == "classes"
+    if isinstance(predictions, Sequence) and len(predictions) and np.ndim(predictions[0]) > 1:
+        return False
+    return array_of(predictions).ndim <= 2
 
 
 def is_plain_shape(shape: tuple[int, ...], target: str) -> bool:
@@ -92,7 +100,7 @@ def rows_of(predictions: Any, labels: Any, target: str, uncovered: str) -> Rows:
     if is_plain(predictions, target):
         return _plain_rows(predictions, labels)
     check = held_out if target == "classes" else held_out_values
-    rows = check(predictions, labels, uncovered=uncovered)
+    rows = check(predictions, labels_of(labels), uncovered=uncovered)
     array = rows.normal() if target == "classes" else rows.predictions
     members = as_heads(array, target)
     shape = (len(array), *array.shape[2:])
@@ -125,12 +133,14 @@ def members_of(
         DataError: other members, classes or features; no probabilities; infinite numbers.
     """
     if is_plain(predictions, target):
-        array, got = features_of(predictions), (np.shape(predictions)[1],)
+        array = features_of(predictions)
+        got: tuple[int, ...] = array.shape[1:]
     else:
         array = stacked(predictions, 3 if target == "classes" else 2)
         got = (len(array), *array.shape[2:])
     if got != shape:
-        raise DataError(
+        kind = FeatureError if len(got) == 1 else DataError
+        raise kind(
             f"predictions whose samples are {_named(got)} do not fit what was fitted, "
             f"{_named(shape)}; bring the same members in the same order"
         )
@@ -156,26 +166,65 @@ def features_of(values: Any) -> Floats:
         >>> features_of([[1, 2], [3, 4]]).dtype
         dtype('float64')
     """
+    if _is_sparse(values):
+        raise FeatureError("features are sparse; bring them dense: features.toarray()")
     array = array_of(values)
-    if array.dtype.kind not in "iufbO" or array.ndim != 2 or 0 in array.shape:
-        raise DataError(
-            f"expected features (sample, feature), got {array.dtype} of shape {array.shape}, with "
-            f"0 feature(s) or samples or of complex or other kind"
+    if array.ndim != 2 or 0 in array.shape:
+        fix = "Reshape your data: one sample is features[None]"
+        if array.shape[-1:] == (0,):
+            fix = f"0 feature(s) (shape={array.shape}) while a minimum of 1 is required: bring some"
+        raise FeatureError(f"expected features (sample, feature), got shape {array.shape}; {fix}")
+    if array.dtype.kind not in _NUMBERS:
+        raise FeatureError(
+            f"features must be real numbers, got {array.dtype}. Complex data not supported, nor is "
+            "text; encode it first"
         )
     wide: Floats = array.astype(np.float64)
     if not np.isfinite(wide).all():
-        raise DataError("features hold NaN or inf; fill them in, or leave these rows out")
+        raise FeatureError("features hold NaN or inf; fill them in, or leave these rows out")
     return wide
 
 
+def labels_of(labels: Any) -> NDArray[Any]:
+    """Return labels as an array.
+
+    Raises:
+        FeatureError: there are none.
+
+    Example:
+        >>> labels_of([0, 1]).tolist()
+        [0, 1]
+    """
+    if labels is None:
+        raise FeatureError("this requires y to be passed, but the target y is None: bring labels")
+    return array_of(labels)
+
+
 def _plain_rows(values: Any, labels: Any) -> Rows:
-    features, truth = features_of(values), array_of(labels)
+    features, truth = features_of(values), labels_of(labels)
     if truth.shape != (len(features),):
-        raise DataError(f"labels of shape {truth.shape} do not fit {len(features)} samples")
+        raise FeatureError(f"labels of shape {truth.shape} do not fit {len(features)} samples")
+    if truth.dtype.kind == "f":
+        _check_codes(truth)
     classes, codes = np.unique(truth, return_inverse=True)
     covered = np.ones(len(features), bool)
     members = features.T[:, :, None, None]
     return Rows(members, codes[:, None], covered, (features.shape[1],), classes)
+
+
+def _check_codes(labels: NDArray[Any]) -> None:
+    """Refuse labels that are no classes: NaN, infinite, or measured."""
+    if not np.isfinite(labels).all():
+        raise FeatureError("Input y contains NaN or infinity: label these rows, or leave them out")
+    if (labels != np.round(labels)).any():
+        raise FeatureError(
+            "Unknown label type: continuous; stack numbers as (member, sample) with "
+            'target="numbers"'
+        )
+
+
+def _is_sparse(values: Any) -> bool:
+    return hasattr(values, "tocsr")
 
 
 def _named(shape: tuple[int, ...]) -> str:

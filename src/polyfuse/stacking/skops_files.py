@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Collection
-from types import ModuleType
 from typing import Any
 
 from polyfuse.errors import DataError, MissingExtraError, printable
@@ -53,7 +52,7 @@ def from_text(text: str, trusted: Collection[str] = ()) -> Any:
     return io.loads(data, trusted=list(trusted))
 
 
-def _skops() -> ModuleType:
+def _skops() -> Any:
     try:
         import skops.io
     except ImportError:

@@ -1,5 +1,6 @@
 """Stacking: a meta-model that learns from members' out-of-fold predictions."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,10 +13,16 @@ from polyfuse.errors import DataError
 from polyfuse.fitting import Floats, array_of
 from polyfuse.leaks import refuse_trained
 from polyfuse.parameters import Parameters, one_of
-from polyfuse.stacking.documents import checked_parameters, no_document, plain_parameters
+from polyfuse.stacking.documents import (
+    checked_parameters,
+    no_document,
+    packed,
+    plain_parameters,
+    unpacked,
+)
 from polyfuse.stacking.features import FEATURES, as_columns, as_values, beside, input_columns
 from polyfuse.stacking.folds import folds_of, within
-from polyfuse.stacking.layers import FINALS, Column, Fit
+from polyfuse.stacking.layers import FINALS, Column, Fit, check_layers
 from polyfuse.stacking.meta_models import Asked, check_meta
 from polyfuse.stacking.networks import check_training
 from polyfuse.stacking.rows import (
@@ -44,8 +51,8 @@ class Stacker(Parameters):
             first of these names. A `random_state` of None is `seed`.
         target: "classes" or "numbers".
         features: of classes: "log_prob", "logit" or "prob".
-        clip: nearest that a probability comes to 0 before its logarithm; None is 1 / fitting rows:
-            a zero of a tree then weighs no more than it knows.
+        clip: nearest that a probability comes to 0 before its logarithm; None is 1 / fitting rows
+            (0.25 at most): a zero of a tree then weighs no more than it can know.
         drop_column: of two classes leave out the first where it only repeats the second.
         standardise: bring each column to mean 0 and deviation 1, by the rows that are fitted on.
         passthrough: learn from the inputs, too.
@@ -93,7 +100,7 @@ class Stacker(Parameters):
     folds: Any = 5
     ordered: bool = False
     final: str = "refit"
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
     seed: int = 0
     uncovered: str = "leave_out"
     layers_: tuple[tuple[Column, ...], ...] = field(init=False, repr=False)
@@ -137,7 +144,7 @@ class Stacker(Parameters):
             )
         rows = rows_of(predictions, labels, self.target, self.uncovered)
         self.shape_, self.classes_, self.rows_ = rows.shape, rows.classes, rows.covered
-        self.clip_ = 1 / len(rows.targets) if self.clip is None else self.clip
+        self.clip_ = min(1 / len(rows.targets), 0.25) if self.clip is None else self.clip
         beside_columns = self._inputs(inputs, rows.covered)
         self._climb(rows, beside_columns, self._folds(rows, labels, groups))
         return self
@@ -167,7 +174,7 @@ class Stacker(Parameters):
         said = self._said(predictions, inputs)
         if self.target == "numbers":
             return said
-        gone = np.isnan(said).any(-1)
+        gone = np.asarray(np.isnan(said).any(-1))
         if gone.any():
             raise DataError(
                 f"{int(gone.reshape(len(gone), -1).any(1).sum())} rows have no class, since a "
@@ -204,8 +211,7 @@ class Stacker(Parameters):
         layers = [[column.document() for column in layer] for layer in self.fitted("layers_")]
         labels = None if self.classes_ is None else self.classes_.tolist()
         found = {"shape": list(self.shape_), "classes": labels, "clip": self.clip_}
-        rows = np.packbits(self.rows_).tobytes().hex()
-        found |= {"rows": {"count": len(self.rows_), "bits": rows}, "layers": layers}
+        found |= {"rows": packed(self.rows_), "layers": layers}
         return {"parameters": plain_parameters(self.get_params()), "found": found}
 
     @classmethod
@@ -220,7 +226,7 @@ class Stacker(Parameters):
             DataError: what is no such document, or code that is not trusted.
             MissingExtraError: it holds an estimator, and skops is not installed.
         """
-        made = cls(**checked_parameters(document, cls))
+        made = cls(**checked_parameters(document, cls, trusted))
         with no_document("stacking"):
             found = document["found"]
             made.layers_ = tuple(
@@ -231,12 +237,36 @@ class Stacker(Parameters):
             labels = found["classes"]
             made.classes_ = None if labels is None else np.asarray(labels)
             made.clip_, made.out_of_fold_ = float(found["clip"]), None
-            bits = np.frombuffer(bytes.fromhex(found["rows"]["bits"]), np.uint8)
-            made.rows_ = np.unpackbits(bits, count=found["rows"]["count"]).astype(bool)
+            made.rows_ = unpacked(found["rows"])
+            one_of("target", made.target, TARGETS)
+            one_of("features", made.features, FEATURES)
+            made._check_found()
         return made
+
+    @property
+    def n_features_in_(self) -> int:
+        """How many plain features were fitted on; members' predictions have no such number."""
+        if not is_plain_shape(getattr(self, "shape_", ()), self.target):
+            raise AttributeError("n_features_in_ is there after fitting on features")
+        return self.shape_[0]
 
     def __sklearn_tags__(self) -> Any:
         return classifier_tags()
+
+    def _check_found(self) -> None:
+        """Refuse what a document brought where its parts do not fit each other."""
+        classes = 1 if self.classes_ is None else len(self.classes_)
+        plain = is_plain_shape(self.shape_, self.target)
+        inner = self.shape_ if plain or self.target == "numbers" else self.shape_[:-1]
+        fits = min(self.shape_) >= 1 and (inner == self.shape_ or self.shape_[-1] == classes)
+        fits &= (self.classes_ is None) == (self.target == "numbers") and 0 < self.clip_ < 0.5
+        if not fits or not self.layers_ or len(self.layers_[-1]) != 1:
+            raise DataError("samples, classes, clip and layers do not fit each other")
+        halved = self.drop_column and classes == 2 and self.features != "log_prob"
+        each = 1 if halved else classes
+        heads = 1 if plain else math.prod(inner[1:])
+        first = self.shape_[0] * (1 if plain else each)
+        check_layers(self.layers_, first, each, heads, classes, self.passthrough)
 
     def _climb(self, rows: Rows, inputs: Floats | None, folds: Any) -> None:
         """Fit layer after layer; each learns from what the one before says out of fold."""
@@ -248,7 +278,7 @@ class Stacker(Parameters):
             pairs = [fit.out_of_fold(meta, asked, self.final) for meta in layer]
             fitted.append(tuple(column for column, _ in pairs))
             said = np.stack([own for _, own in pairs])
-            usable = ~np.isnan(said).any((0, 2, 3))
+            usable = np.asarray(~np.isnan(said).any((0, 2, 3)))
             columns = beside(self._columns(said), inputs)
         meta, self.out_of_fold_ = self._meta(), None
         if self.final == "mean":
@@ -290,12 +320,13 @@ class Stacker(Parameters):
 
     def _asked(self, rows: Rows) -> Asked:
         width = 1 if rows.classes is None else len(rows.classes)
-        return Asked(self.target, width, self.standardise, self.seed, self.training)
+        return Asked(self.target, width, self.standardise, self.seed, self.training or {})
 
     def _meta(self) -> Any:
         return next(iter(META_ESTIMATORS[self.target])) if self.meta is None else self.meta
 
     def _folds(self, rows: Rows, labels: Any, groups: Any) -> Any:
+        known = groups_of(groups, len(rows.covered))
         if not self.layers and self.final == "refit":
             return []
         plain = is_plain_shape(self.shape_, self.target)
@@ -303,7 +334,7 @@ class Stacker(Parameters):
             self.folds,
             rows.targets[:, 0] if plain else array_of(labels),
             rows.covered,
-            groups=groups_of(groups, len(rows.covered)),
+            groups=known,
             ordered=self.ordered,
             seed=self.seed,
         )
@@ -325,7 +356,7 @@ def _check(asked: Stacker) -> None:
     metas = [asked.meta] if asked.meta is not None else []
     for meta in [*metas, *(meta for layer in asked.layers for meta in layer)]:
         check_meta(meta, asked.target)
-    check_training(asked.training)
+    check_training(asked.training or {})
 
 
 def _is_layer(layer: Any) -> bool:
