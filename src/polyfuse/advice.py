@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from polyfuse.metrics import LOWER_IS_BETTER, Score
 from polyfuse.scoreboard import spread
-from polyfuse.significance import Pair, declare_winner
+from polyfuse.significance import Pair, Verdict, declare_winner
 
 
 class Advice(NamedTuple):
@@ -58,25 +58,59 @@ def advise(
     """
     if len(scores) < 2:
         return Advice(best, {})
-    lower = metric in LOWER_IS_BETTER
     first = {best: scores[best], **scores}  # of equal scores the first is the best
     verdict = declare_winner(
-        first, lower_is_better=lower, replicates=replicates, seed=seed, groups=groups
+        first,
+        lower_is_better=metric in LOWER_IS_BETTER,
+        replicates=replicates,
+        seed=seed,
+        groups=groups,
     )
+    return advised(verdict, rows, {name: score.value for name, score in scores.items()}, metric)
+
+
+def advised(
+    verdict: Verdict,
+    rows: Sequence[Mapping[str, Any]],
+    values: Mapping[str, float],
+    metric: str,
+    *,
+    lower_is_better: bool | None = None,
+) -> Advice:
+    """Recommend as `advise` does, where the best row was compared with the others already.
+
+    Args:
+        verdict: of `declare_winner`.
+        rows: of the scoreboard: `name`, `models`, and `cost` or `parameters` where they are known.
+        values: by row, its score; rows that cannot be scored are not in.
+        metric: its name.
+        lower_is_better: of a metric that is not in `METRICS`.
+
+    Example:
+        >>> rows = [{"name": "a", "models": 3}, {"name": "b", "models": 1}]
+        >>> advised(Verdict("a", None, ("a", "b"), ()), rows, {"a": 0.9, "b": 0.8}, "accuracy")[0]
+        'b'
+    """
+    lower = metric in LOWER_IS_BETTER if lower_is_better is None else lower_is_better
     cost = _costs(rows, verdict.level)
     sign = 1 if lower else -1
-    chosen = min(verdict.level, key=lambda name: (cost[name], sign * scores[name].value))
+    chosen = min(verdict.level, key=lambda name: (cost[name], sign * values[name]))
     against = {pair.b: pair for pair in verdict.pairs}
     passed = {
-        name: _why(name, chosen, cost, against.get(name), metric) for name in cost if name != chosen
+        name: _why(name, chosen, cost, against.get(name), metric)
+        if name in values
+        else f"not scored: {metric} needs probabilities, and these are decided classes"
+        for name in cost
+        if name != chosen
     }
     return Advice(chosen, passed)
 
 
 def _costs(rows: Sequence[Mapping[str, Any]], level: Sequence[str]) -> dict[str, float]:
-    """Return what each row costs, in parameters if all that come into question tell them."""
-    known = all(row["parameters"] is not None for row in rows if row["name"] in level)
-    key = "parameters" if known else "models"
+    """Return what each row costs, where all that come into question tell it; else its models."""
+    among = [row for row in rows if row["name"] in level]
+    keys = [k for k in ("cost", "parameters") if all(row.get(k) is not None for row in among)]
+    key = [*keys, "models"][0]
     return {row["name"]: row[key] or 0 for row in rows}
 
 

@@ -230,8 +230,8 @@ def _verdict(row: Mapping[str, Any], document: Mapping[str, Any]) -> str:
 def _advice(use: str, best: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """Say which row to use where the best is not told from a cheaper one."""
     row = next(r for r in document["rows"] if r["name"] == use)
-    known = row.get("parameters") and best.get("parameters")
-    parts = [r["parameters"] if known else r.get("models", len(r["members"])) for r in (best, row)]
+    known = [key for key in ("cost", "parameters") if row.get(key) and best.get(key)]
+    parts = [r[known[0]] if known else r.get("models", len(r["members"])) for r in (best, row)]
     return (
         f"Recommended: {use}. Validation does not tell it from {best['name']}, which costs "
         f"{parts[0] / parts[1]:.3g} times as much."

@@ -11,7 +11,7 @@ import torch
 
 from polyfuse.checkpoints import load_checkpoint
 from polyfuse.checkpoints.layouts import FOLDERS, SUFFIXES
-from polyfuse.cli import weights
+from polyfuse.cli import base, weights
 from polyfuse.merge import METHODS
 from polyfuse.merge.buffers import POLICIES
 from tiny_run import polyfuse, refused
@@ -238,7 +238,7 @@ def test_misspelled_methods_and_options_are_told():
 
 def test_values_are_read_as_they_look():
     texts = ("0.5", "3", "true", "[1, 2]", "0.5,0.5", "abc", "a,b")
-    assert [weights._value(text) for text in texts] == [
+    assert [base.settings_of([f"a={text}"])["a"] for text in texts] == [
         *(0.5, 3, True, [1, 2], [0.5, 0.5], "abc", "a,b"),
     ]
 

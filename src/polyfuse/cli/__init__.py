@@ -6,14 +6,14 @@ import sys
 from polyfuse.cli import runs, weights
 
 # isort: split
-from polyfuse.cli import checks
+from polyfuse.cli import adding, checks, combining
 from polyfuse.cli.base import app, call
 
-__all__ = ["app", "call", "checks", "main", "runs", "weights"]
+__all__ = ["adding", "app", "call", "checks", "combining", "main", "runs", "weights"]
 
 
 # They hold no processes and no files when they end.
-_LEAVES_AT_ONCE = ("average", "merge", "inspect", "verify")
+_LEAVES_AT_ONCE = ("average", "merge", "inspect", "verify", "combine")
 
 
 def main() -> None:

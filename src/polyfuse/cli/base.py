@@ -14,6 +14,7 @@ from typer import Argument as Argument
 from typer import BadParameter as BadParameter
 from typer import Option as Option
 from typer import echo as echo
+from typer.core import TyperCommand
 
 from polyfuse.errors import PolyfuseError
 
@@ -50,6 +51,64 @@ def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
         ['safetensors']
     """
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
+    """Return what was typed as NAME=VALUE as pairs.
+
+    Raises:
+        BadParameter: another form.
+
+    Example:
+        >>> pairs(["t=0.3"], "--set")
+        [('t', '0.3')]
+    """
+    found = [text.partition("=") for text in texts or ()]
+    wrong = [name for name, equals, _ in found if not (name and equals)]
+    if wrong:
+        raise BadParameter(f"{wrong[0]!r} is not of the form NAME=VALUE", param_hint=option)
+    return [(name, value) for name, _, value in found]
+
+
+def settings_of(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Return options by name: numbers, true, lists (`0.5,0.5` is one, too), or text.
+
+    Raises:
+        BadParameter: not NAME=VALUE.
+
+    Example:
+        >>> settings_of(["t=0.3", "cut=1,2", "ties=nll"])
+        {'t': 0.3, 'cut': [1, 2], 'ties': 'nll'}
+    """
+    return {name: _value(text) for name, text in pairs(texts, "--set")}
+
+
+def _value(text: str) -> Any:
+    for candidate in (text, f"[{text}]" if "," in text else text):
+        try:
+            return json.loads(candidate)
+        except ValueError:
+            continue
+    return text
+
+
+class Several(TyperCommand):
+    """A command whose option `--test` takes all that follows it, up to the next option.
+
+    A shell makes `--test a.npy b.npy` of `--test *.npy`; otherwise b.npy would count as a member.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its values."""
+        spread: list[str] = []
+        taking = False
+        for argument in args:
+            if argument.startswith("-"):
+                taking = argument == "--test"
+                spread += [] if taking else [argument]
+            else:
+                spread += ["--test", argument] if taking else [argument]
+        return super().parse_args(ctx, spread)
 
 
 def add_group(name: str, purpose: str) -> typer.Typer:

@@ -140,9 +140,18 @@ def report(
 
 @app.command(epilog="Example: polyfuse predict runs/street_numbers new_images/ -o answers.csv")
 def predict(
-    folder: RunFolder,
-    data: Annotated[Path, Argument(help="A folder of images, or a .npy array.")],
-    out: Annotated[Path, Option("--out", "-o", help="The CSV file to write.")],
+    folder: Annotated[
+        Path, Argument(help="A RUN folder, or one of `polyfuse combine`.", metavar="FOLDER")
+    ],
+    data: Annotated[
+        list[str],
+        Argument(
+            metavar="DATA...",
+            help="Of a RUN a folder of images, or a .npy array; else new predictions of each "
+            "member.",
+        ),
+    ],
+    out: Annotated[Path, Option("--out", "-o", help="The CSV file to write, or .npy.")],
     fusion: Annotated[
         str | None, Option(help="A row of the scoreboard [the best on validation].")
     ] = None,
@@ -151,19 +160,43 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read new images with a run's best fusion."""
+    """Read new data with a run's best fusion, or new predictions with a combination."""
+    combined = (folder / "combination.json").is_file()
+    if combined and (fusion or recipe):
+        given = "--fusion" if fusion else "--recipe"
+        raise BadParameter("it goes with a RUN folder, and this is a combination", param_hint=given)
+    if not combined and len(data) > 1:
+        raise BadParameter("a RUN folder takes one folder or array", param_hint="DATA")
     with told("predict", as_json) as tell:
-        from polyfuse import durable, tables
-        from polyfuse.recipes.folder import Run
+        from polyfuse.cli.combining import answer
         from polyfuse.terminal import show_text
 
-        run = Run(folder)
-        lines = run.predict(data, fusion=fusion, recipe=recipe)
-        text = tables.comma_separated(["file_name", "file_code"], lines)
-        durable.write_bytes(out, text.encode())
-        used = fusion or run.scoreboard.best
-        facts = {"out": str(out), "rows": len(lines), "fusion": used}
-        tell(facts, lambda: show_text(f"{out}: {len(lines):,} rows, read by {used}"))
+        facts = (
+            answer(folder, data, out)
+            if combined
+            else _predicted(folder, Path(data[0]), out, fusion, recipe)
+        )
+
+        def show() -> None:
+            for note in facts.get("notes", ()):
+                show_text(f"Note: {note}")
+            show_text(f"{out}: {facts['rows']:,} rows, read by {facts['fusion']}")
+
+        tell(facts, show)
+
+
+def _predicted(
+    folder: Path, data: Path, out: Path, fusion: str | None, recipe: Path | None
+) -> dict[str, Any]:
+    """Read new images with a run's fusion; write the answers, and return what was done."""
+    from polyfuse import durable, tables
+    from polyfuse.recipes.folder import Run
+
+    run = Run(folder)
+    lines = run.predict(data, fusion=fusion, recipe=recipe)
+    text = tables.comma_separated(["file_name", "file_code"], lines)
+    durable.write_bytes(out, text.encode())
+    return {"out": str(out), "rows": len(lines), "fusion": fusion or run.scoreboard.best}
 
 
 @app.command(epilog="Example: polyfuse env")

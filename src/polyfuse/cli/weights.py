@@ -1,12 +1,22 @@
 """The verbs that make one checkpoint out of several: average and merge."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from polyfuse.cli.base import Argument, BadParameter, Json, Option, Quiet, app, completing, told
+from polyfuse.cli.base import (
+    Argument,
+    BadParameter,
+    Json,
+    Option,
+    Quiet,
+    app,
+    completing,
+    pairs,
+    settings_of,
+    told,
+)
 from polyfuse.cli.fusing import facts, fuse, show_done
 from polyfuse.cli.synthesis import (
     At,
@@ -149,7 +159,7 @@ def average(
     if weights is None and not normalize:
         raise BadParameter("it goes with --weights; give them", param_hint="--no-normalize")
     wishes = check_rule(rule, weights, decay=decay, set=options, every=every, at=at, stored=stored)
-    ruled = _options(options) | ({} if decay is None else {"decay": decay})
+    ruled = settings_of(options) | ({} if decay is None else {"decay": decay})
     settings = _settings(
         dtype,
         policy,
@@ -228,7 +238,7 @@ def merge(
         policy,
         form,
         method=method,
-        options=_options(options),
+        options=settings_of(options),
         key=key,
         include=include or (),
         exclude=exclude or (),
@@ -274,15 +284,11 @@ def _check_selection(
             raise BadParameter(str(error), param_hint="--range") from None
 
 
-def _options(texts: Sequence[str] | None) -> dict[str, Any]:
-    return {name: _value(text) for name, text in _pairs(texts, "--set")}
-
-
 def _settings(
     dtype: str | None, policy: list[str] | None, form: str | None, **others: Any
 ) -> dict[str, Any]:
     """Return the engine's settings; names are checked before torch is loaded."""
-    policies = dict(_pairs(policy, "--policy"))
+    policies = dict(pairs(policy, "--policy"))
     known = ((POLICIES, "--policy", policies.values()), (FORMS, "--format", [form]))
     for names, option, given in (*known, (DTYPES, "--dtype", [dtype])):
         for name in given:
@@ -291,25 +297,6 @@ def _settings(
                 message = f"{name!r} is none of {', '.join(names)}{near}"
                 raise BadParameter(message, param_hint=option)
     return {"dtype": dtype, "policies": policies, "form": form, **others}
-
-
-def _pairs(texts: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
-    """Return NAME=VALUE as pairs."""
-    pairs = [text.partition("=") for text in texts or ()]
-    wrong = [name for name, equals, _ in pairs if not (name and equals)]
-    if wrong:
-        raise BadParameter(f"{wrong[0]!r} is not of the form NAME=VALUE", param_hint=option)
-    return [(name, value) for name, _, value in pairs]
-
-
-def _value(text: str) -> Any:
-    """Return an option's value: a number, true, a list; `0.5,0.5` is a list, too."""
-    for candidate in (text, f"[{text}]" if "," in text else text):
-        try:
-            return json.loads(candidate)
-        except ValueError:
-            continue
-    return text
 
 
 def _check_out(out: Path | None, dry_run: bool) -> None:

@@ -27,20 +27,26 @@ from polyfuse.predictions import fingerprint, write
 Array = NDArray[Any]
 
 
-def check_out(out: Path, given: Given) -> None:
-    """Refuse a folder that is there and is no combination of the same members and labels.
+def refuse_foreign(out: Path) -> dict[str, Any] | None:
+    """Refuse a folder that is there and is no combination, or has more in it.
+
+    Returns:
+        The record of the combination that is there, or None.
 
     Raises:
         RunError: as said; nothing of it is touched.
+
+    Example:
+        >>> refuse_foreign(Path("/no/such/folder"))
     """
     if not out.exists() and not out.is_symlink():
-        return
+        return None
     shown = printable(out)
     if out.is_symlink() or not out.is_dir():
         raise RunError(f"'{shown}' is no folder; name another: -o FOLDER")
     found = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
     if not found:
-        return
+        return None
     if RECORD not in found:
         raise RunError(f"'{shown}' is there, and is no combination; name another: -o FOLDER")
     record = read_record(out)
@@ -50,11 +56,19 @@ def check_out(out: Path, given: Given) -> None:
             f"'{shown}' has '{printable(strange[0])}'{_more(strange)}, which polyfuse did not "
             "write; move it away, or name another folder: -o FOLDER"
         )
+    return record
+
+
+def _refuse_other(out: Path, given: Given) -> None:
+    """Refuse to replace a combination of other members or labels."""
+    record = refuse_foreign(out)
+    if record is None:
+        return
     prints = [facts["fingerprint"] for facts in record["members"]]
     if prints != list(given.fingerprints) or record["labels"] != _labels(given):
         raise RunError(
-            f"'{shown}' is a combination of other members or labels; name another folder: -o "
-            "FOLDER, or remove it"
+            f"'{printable(out)}' is a combination of other members or labels; name another "
+            "folder: -o FOLDER, or remove it"
         )
 
 
@@ -69,7 +83,7 @@ def write_folder(
     """Write a combination, whole or not at all.
 
     Args:
-        out: the folder; see `check_out`.
+        out: the folder: new, empty, or of an earlier combination of the same.
         given: what the combination was made of.
         row: that is in use.
         leaderboard: the scoreboard's document.
@@ -83,7 +97,7 @@ def write_folder(
         RunError: the folder is something else.
         DiskError: the file system refused.
     """
-    check_out(out, given)
+    _refuse_other(out, given)
     durable.make_folder(out.absolute().parent)
     with durable.new_folder(out) as fresh:
         durable.make_folder(fresh / "predictions")

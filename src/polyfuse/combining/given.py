@@ -161,7 +161,11 @@ def _shaped(
         return as_probabilities(named, kind)
 
     found = [faults.of(partial(shaped, member)) for member in members]
-    return [member for member in found if member is not None]
+    known = [member for member in found if member is not None and member.array.dtype.kind == "f"]
+    if not known or len(known) < len(members):
+        return [member for member in found if member is not None]
+    widest = np.result_type(*[member.array.dtype for member in known])
+    return [replace(member, array=member.array.astype(widest, copy=False)) for member in known]
 
 
 def _test(

@@ -33,6 +33,7 @@ def submission(
         blank: of character strings, which are then written as text.
 
     Example:
+        >>> import numpy as np
         >>> decided, called = np.array([1, 0]), ["cat", "dog"]
         >>> submission(decided, "multiclass", ids=["x", "y"], columns=["id"], classes=called)
         'id,label\nx,dog\ny,cat\n'

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from polyfuse.advice import advised
 from polyfuse.combining.base import Given
 from polyfuse.combining.judging import Judge, Judged, Row, judge
-from polyfuse.combining.recommending import recommend
 from polyfuse.errors import DataError, did_you_mean, printable
 from polyfuse.scoreboard import SCHEMA, Scoreboard
 
@@ -28,12 +28,14 @@ def scoreboard_of(
         DataError: rows that cannot be judged.
     """
     val = judge(rows, "val", given.val, how)
-    advice = recommend(rows, val, how)
+    plain = [_facts(row, given) for row in rows]
+    lower = how.lower_is_better
+    advice = advised(val.verdict, plain, val.values, how.metric, lower_is_better=lower)
     splits = {"val": val}
     if given.test is not None and given.test.labels is not None:
         chosen = (val.best_member, val.verdict.best)
         splits["test"] = judge(rows, "test", given.test, how, chosen)
-    said = [f"Recommended: {advice.name}: {advice.because}."]
+    said = [f"Recommended: {advice.recommended}."] * (advice.recommended == val.verdict.best)
     said += [_said(split, judged) for split, judged in splits.items()]
     if val.rows < len(given.val):
         said.append(f"Scored on {val.rows} of {len(given.val)} rows: no fold predicts the others.")
@@ -55,17 +57,21 @@ def scoreboard_of(
             "best_member": val.best_member,
             "winner": val.verdict.winner,
             "level": list(val.verdict.level),
-            "recommended": advice.name,
+            "recommended": advice.recommended,
             "out_of_fold": None,
             "notes": [*said, *notes],
-            "rows": [_row(row, given, splits, advice.passed_over.get(row.name)) for row in rows],
+            "rows": [
+                facts
+                | {split: judged.scores[facts["name"]] for split, judged in splits.items()}
+                | ({"passed_over": why} if (why := advice.passed_over.get(facts["name"])) else {})
+                for facts in plain
+            ],
         }
     )
 
 
-def _row(
-    row: Row, given: Given, splits: dict[str, Judged], passed_over: str | None
-) -> dict[str, Any]:
+def _facts(row: Row, given: Given) -> dict[str, Any]:
+    """Return what a row is, and what it costs."""
     return {
         "name": row.name,
         "kind": row.kind,
@@ -73,8 +79,6 @@ def _row(
         "models": len(row.members),
         **({"cost": row.cost} if given.priced else {}),
         "cross_fitted": row.cross,
-        **({"passed_over": passed_over} if passed_over else {}),
-        **{split: judged.scores[row.name] for split, judged in splits.items()},
     }
 
 

@@ -1,0 +1,280 @@
+"""The verb of predictions: several files of them in, one combination and a scoreboard out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from polyfuse.cli.base import (
+    Argument,
+    BadParameter,
+    Json,
+    Option,
+    Quiet,
+    Several,
+    app,
+    completing,
+    settings_of,
+    told,
+)
+from polyfuse.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from polyfuse.combining import Combination
+
+# Names that torch would have to be imported for; a test holds them against the source.
+METHODS = (
+    *("mean", "vote", "best", "caruana", "simplex", "bayes", "stack", "blend", "dynamic"),
+    *("mean_probability", "mean_logit", "geometric_mean", "harmonic_mean", "power_mean"),
+    *("median", "trimmed_mean", "winsorised_mean", "maximum", "minimum", "product"),
+    *("rank_mean", "soft_vote", "hard_vote", "position_vote", "string_vote", "mean_value"),
+    *("mixture_moments", "quantile_average", "bayesian_average"),
+)
+TASKS = (
+    *("multiclass", "binary", "multilabel", "multi_head"),
+    *("regression", "mean_variance", "quantiles"),
+)
+SPACES = ("prob", "logit", "log_prob")
+STOPPED = "stopped; nothing is written"
+
+
+@app.command(
+    cls=Several,
+    epilog="Example: polyfuse combine val/*.csv --labels y.csv --test test/*.csv --method all "
+    "-o combined",
+)
+def combine(
+    predictions: Annotated[
+        list[str],
+        Argument(
+            metavar="PRED...",
+            help="Predictions of each member on validation rows: .npy .npz .pt .csv .parquet.",
+        ),
+    ],
+    out: Annotated[Path, Option("--out", "-o", metavar="FOLDER", help="The folder to write.")],
+    labels: Annotated[
+        Path | None, Option(metavar="FILE", help="The truth of the validation rows.")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        Option(metavar="PRED...", help="Of the same members, on rows that nothing is chosen by."),
+    ] = None,
+    test_labels: Annotated[
+        Path | None, Option(metavar="FILE", help="Their truth, where it is known.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help=f"all, or one of {', '.join(METHODS)}. Repeatable. [mean]",
+            autocompletion=completing(("all", *METHODS)),
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, Option(metavar="NAME", help="That decides [accuracy, rmse, ... by the task].")
+    ] = None,
+    groups: Annotated[
+        Path | None, Option(metavar="FILE", help="The group of each row; none is ever cut.")
+    ] = None,
+    test_groups: Annotated[
+        Path | None, Option(metavar="FILE", help="The group of each test row.")
+    ] = None,
+    costs: Annotated[
+        str | None,
+        Option(
+            metavar="FILE|N,N,..",
+            help="What each member costs: milliseconds, or parameters [1 each].",
+        ),
+    ] = None,
+    trained: Annotated[
+        Path | None,
+        Option(metavar="FILE", help=".npy booleans (member, row): who learned from which row."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="[METHOD.]OPTION=VALUE",
+            help="An option of a method: caruana.rounds=50. Repeatable.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        Option("--calibrate", help="Try each method calibrated, too: by its temperature."),
+    ] = False,
+    use: Annotated[
+        str | None,
+        Option(metavar="ROW", help="Whose predictions are kept [the method; of several, advice]."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        Option(
+            metavar="TASK", help=f"{' | '.join(TASKS)} [told]", autocompletion=completing(TASKS)
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        Option(
+            metavar="SPACE", help=f"{' | '.join(SPACES)} [told]", autocompletion=completing(SPACES)
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None, Option(metavar="A,B,..", help="Names of the columns, in order.")
+    ] = None,
+    levels: Annotated[
+        str | None, Option(metavar="0.1,0.5,..", help="Of quantiles, one a column.")
+    ] = None,
+    blank: Annotated[
+        int | None, Option(metavar="CLASS", help="Of strings: the class of no character.")
+    ] = None,
+    uncovered: Annotated[
+        str,
+        Option(metavar="error|leave_out", help="Rows that a member has no say on (NaN)."),
+    ] = "error",
+    ordered: Annotated[
+        bool, Option("--ordered", help="Rows are in order of time; fits see earlier ones only.")
+    ] = False,
+    folds: Annotated[int, Option(min=2, help="Of cross-fitting.")] = 5,
+    replicates: Annotated[int, Option(min=2, help="Of the bootstrap.")] = 2000,
+    seed: Annotated[int, Option(help="Of folds, bootstrap and whatever draws.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The best combination of several models' predictions, and whether it is really better."""
+    _check_words(
+        ("--method", method or [], ("all", *METHODS)),
+        ("--task", [task], TASKS),
+        ("--space", [space], SPACES),
+        ("--uncovered", [uncovered], ("error", "leave_out")),
+    )
+    if labels is None:
+        raise BadParameter("name the file of labels", param_hint="--labels")
+    options: dict[str, Any] = {
+        "test": files_of(test) if test else None,
+        "test_labels": test_labels,
+        "method": method or ["mean"],
+        "metric": metric,
+        "groups": groups,
+        "test_groups": test_groups,
+        "costs": _costs(costs),
+        "trained": trained,
+        "options": settings_of(settings),
+        "calibrate": calibrate,
+        "use": use,
+        "task": task,
+        "space": space,
+        "classes": classes.split(",") if classes else None,
+        "levels": _numbers(levels, "--levels"),
+        "blank": blank,
+        "uncovered": uncovered,
+        "ordered": ordered,
+        "folds": folds,
+        "replicates": replicates,
+        "seed": seed,
+    }
+    with told("combine", as_json, stopped=STOPPED) as tell:
+        from polyfuse.combining import combine_predictions
+        from polyfuse.combining.folder import refuse_foreign
+        from polyfuse.terminal import Bars
+
+        refuse_foreign(out)
+        with Bars(quiet=quiet) as bars:
+            done = combine_predictions(files_of(predictions), labels, progress=bars, **options)
+        done.save(out)
+        tell(facts(done, out), lambda: show(done, out))
+
+
+def _check_words(*given: tuple[str, Any, tuple[str, ...]]) -> None:
+    """Refuse unknown names before torch is loaded."""
+    for option, words, known in given:
+        for word in words:
+            if word is not None and word not in known:
+                message = f"{word!r} is none of {', '.join(known)}{did_you_mean(word, known)}"
+                raise BadParameter(message, param_hint=option)
+
+
+def files_of(texts: list[str]) -> list[str]:
+    """Return the files that were typed; a pattern in quotes is all that it fits, in order."""
+    from glob import glob
+
+    found: list[str] = []
+    for text in texts:
+        pattern = any(sign in text for sign in "*?") and not Path(text).exists()
+        found += sorted(glob(text)) or [text] if pattern else [text]
+    return found
+
+
+def _costs(text: str | None) -> Any:
+    if text is None or Path(text).exists():
+        return text
+    return _numbers(text, "--costs")
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        message = f"{text!r} is neither numbers like 1,2.5 nor a file that is there"
+        raise BadParameter(message, param_hint=option) from None
+
+
+def facts(done: "Combination", out: Path) -> dict[str, Any]:
+    """Return what was made, as plain data."""
+    return {
+        "out": str(out),
+        "submission": str(out / "submission.csv"),
+        "use": done.use,
+        "recommended": done.recommended,
+        "weights": done.weights,
+        "leaderboard": dict(done.scoreboard.document),
+    }
+
+
+def show(done: "Combination", out: Path) -> None:
+    """Print the scoreboard, the advice, why other rows were passed over, and what to type next."""
+    from polyfuse.tables import Table
+    from polyfuse.terminal import show_table, show_text
+
+    board = done.scoreboard
+    for split in board.splits():
+        show_table(board.table(split))
+    width = max(map(len, board.passed_over))
+    passed = [[f"{name:<{width}}  {why}"] for name, why in board.passed_over.items()]
+    show_table(Table(f"Why none but {board.recommended} is recommended", [""], passed))
+    for line in board.summary():
+        show_text(line)
+    weights = done.weights.get(done.use, {})
+    used = [f"{n} {w:.3g}" for n, w in weights.items() if isinstance(w, float) and w > 0]
+    if used:
+        show_text(f"Weights of {done.use}: {', '.join(used)}")
+    show_text(f"{out}: {done.use}   Next: polyfuse predict {out} PRED... -o answers.csv")
+
+
+def answer(folder: Path, files: list[str], out: Path, space: str | None = None) -> dict[str, Any]:
+    """Use a combination on new predictions; write the answers, and return what was done.
+
+    Args:
+        folder: that `polyfuse combine` has written.
+        files: predictions of its members.
+        out: `.csv` or `.npy`.
+        space: of the numbers, where it is another than it was.
+
+    Raises:
+        PolyfuseError: what does not fit.
+    """
+    from polyfuse import durable
+    from polyfuse.combining import SavedCombination
+    from polyfuse.predictions import write
+
+    saved = SavedCombination(folder)
+    answers = saved.predict(files_of(files), space=space)
+    if out.suffix == ".npy":
+        write(out, answers.predictions)
+    else:
+        durable.write_bytes(out, answers.table.encode())
+    return {
+        "out": str(out),
+        "rows": len(answers.predictions),
+        "fusion": saved.record["use"],
+        "notes": list(answers.notes),
+    }
