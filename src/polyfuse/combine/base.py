@@ -5,6 +5,7 @@ softmax of float32 and float64 NumPy logits, which NumPy computes, so that resul
 the bit, whatever the number of rows and threads.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from polyfuse.errors import DataError, did_you_mean
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
+
+_KEPT = 1 << 20  # numbers
 
 SPACES = {
     "logit": "scores before softmax",
@@ -93,9 +96,31 @@ class Members(Generic[Array]):
             else:
                 yield member.to(self.wide) if self.exclusive else _pairs(member.to(self.wide))
 
+    def passing_probabilities(self) -> Iterator[Tensor]:
+        """Yield each member's probabilities, in memory that the next ones overwrite.
+
+        New memory for each costs more than the exponentials: the system clears every page of it.
+        """
+        if self.space != "logit" or not self.exclusive or not self._plain():
+            yield from self.probabilities()
+            return
+        wide, out = (_rooms.room(use, self.each[0].shape, self.wide) for use in ("wide", "out"))
+        for member in self.each:
+            scores = member if member.dtype == self.wide else wide.copy_(member)
+            yield torch.softmax(scores, -1, out=out)
+
+    def _plain(self) -> bool:
+        """Tell whether torch's softmax may write into memory that is kept: some rows at a time."""
+        if not isinstance(self.like, Pieces) or (self._from_numpy() and self._is_wide()):
+            return False
+        return all(m.device.type == "cpu" and not m.requires_grad for m in self.each)
+
+    def _is_wide(self) -> bool:
+        return self.each[0].dtype == self.wide
+
     def softmax(self, scores: Tensor) -> Tensor:
         """Return the softmax over the last axis, in the wide precision."""
-        if self._from_numpy() and scores.dtype == self.each[0].dtype == self.wide:
+        if self._from_numpy() and self._is_wide() and scores.dtype == self.wide:
             logits = scores.numpy()
             with np.errstate(invalid="ignore"):  # infinity gives NaN, which answer() explains
                 raised = np.exp(logits - logits.max(-1, keepdims=True))
@@ -194,6 +219,26 @@ class Members(Generic[Array]):
                 "Give logits with space='logit', labels that do not exclude each other with "
                 "exclusive=False, and divide other numbers by their sum: p / p.sum(-1)[..., None]"
             )
+
+
+class _Rooms(threading.local):
+    """Memory of one thread that is used again and again; what is larger is not kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def room(self, use: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return a tensor of this shape; it holds whatever it held."""
+        count = shape.numel()
+        if count > _KEPT:
+            return torch.empty(shape, dtype=dtype)
+        kept = self._kept.get((use, dtype))
+        if kept is None or len(kept) < count:
+            kept = self._kept[use, dtype] = torch.empty(count, dtype=dtype)
+        return kept[:count].view(shape)
+
+
+_rooms = _Rooms()
 
 
 def _fault(member: Tensor, members: Members[Any], slack: float) -> str:

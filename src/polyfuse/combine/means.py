@@ -39,7 +39,7 @@ def mean_probability(
         [[0.75, 0.25]]
     """
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights)
-    return members.answer(members.normalised(members.mean(members.probabilities())))
+    return members.answer(members.normalised(members.mean(members.passing_probabilities())))
 
 
 def mean_logit(

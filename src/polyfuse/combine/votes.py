@@ -93,7 +93,7 @@ def soft_vote(
     if pool not in ("prob", "logit"):
         raise DataError(f"unknown pool {pool!r}; use 'prob' or 'logit'")
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights, absent=True)
-    return _decided(members, members.scores if pool == "logit" else members.probabilities)
+    return _decided(members, members.scores if pool == "logit" else members.passing_probabilities)
 
 
 def _decided(members: Members[Any], parts: Callable[[], Iterable[Tensor]]) -> Any:
