@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -34,6 +34,12 @@ def with_header(text, data=b""):
 
 def header(shape="(3,)", descr="'<f4'", fortran="False"):
     return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
+
+
+def mapped(raw, folder):
+    path = folder / "a.npy"
+    path.write_bytes(raw)
+    return predictions.map_array(path)
 
 
 def assert_same(ours, theirs):
@@ -200,3 +206,57 @@ def test_random_bytes_are_refused(raw):
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a regular file"):
         predictions.read(tmp_path)
+
+
+# memory-mapped ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(arrays, st.booleans())
+def test_a_map_holds_what_was_written(tmp_path_factory, array, fortran):
+    given_array = np.asfortranarray(array) if fortran else array
+    assert_same(mapped(saved(given_array), tmp_path_factory.getbasetemp()), given_array)
+
+
+def test_a_map_may_be_written_to_and_the_file_stays(tmp_path):
+    raw = saved(np.arange(3.0))
+    array = mapped(raw, tmp_path)
+    array += 1
+    assert array.tolist() == [1, 2, 3]
+    assert (tmp_path / "a.npy").read_bytes() == raw
+
+
+@pytest.mark.parametrize("raw", BAD.values(), ids=BAD)
+def test_damaged_headers_are_not_mapped(tmp_path, raw):
+    with pytest.raises(DataError, match=r"a\.npy'"):
+        mapped(raw, tmp_path)
+
+
+def test_truncated_long_and_pickled_files_are_not_mapped(tmp_path):
+    raw = saved(np.arange(6.0))
+    trap = saved(np.array([Trap(tmp_path / "mark")], object))
+    for damaged in (raw[:-1], raw + b"\0", raw[:64], b"", trap):
+        with pytest.raises(DataError, match=r"a\.npy'"):
+            mapped(damaged, tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_link_is_followed_only_where_it_may_be(tmp_path):
+    predictions.write(tmp_path / "a.npy", np.arange(3))
+    (tmp_path / "link.npy").symlink_to("a.npy")
+    assert predictions.map_array(tmp_path / "link.npy").tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="cannot read"):
+        predictions.map_array(tmp_path / "link.npy", follow=False)
+
+
+def test_a_map_may_be_larger_than_memory(tmp_path):
+    shape = (1 << 20, 1 << 20)
+    with open(tmp_path / "a.npy", "wb") as file:
+        file.write(predictions.npy_files.header_bytes(np.dtype("u1"), shape))
+        try:
+            file.truncate(file.tell() + (1 << 40))
+        except OSError:
+            pytest.skip("this file system has no files of a terabyte")
+    array = predictions.map_array(tmp_path / "a.npy")
+    assert array.shape == shape
+    assert array[-1, -1] == array[0, 0] == 0

@@ -147,6 +147,9 @@ HEADERS = {
     "labels without header": ("a.png,cat\nb.png,dog\nc.png,cat\n", None),
     "labels with header": ("name,label\na.png,cat\nb.png,cat\n", ["name", "label"]),
     "a certain row": ("1,0\n0,1\n", None),
+    "no say at first": ("nan,nan\n0.5,0.5\n", None),
+    "no say at first, with ids": ("a,nan,nan\nb,0.5,0.5\n", None),
+    "a class named none": ("none,mild\n0.5,0.5\n", ["none", "mild"]),
     "from pandas": (",0,1\n0,0.5,0.5\n", ["", "0", "1"]),
 }
 
@@ -158,6 +161,26 @@ def test_headers_are_told_from_rows(tmp_path, name):
     text, names = HEADERS[name]
     (tmp_path / "a.csv").write_text(text)
     assert read_csv(tmp_path / "a.csv").names == names
+
+
+def test_a_header_may_be_stated(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("cat\ndog\nowl\n")
+    assert read_labels(path).names == ["dog", "owl"]
+    assert read_labels(path, header=False).names == ["cat", "dog", "owl"]
+    path.write_text("0.1,0.5,0.9\n1,2,3\n")
+    member = read_predictions(path, task="quantiles", header=True)
+    assert (member.levels, member.array.tolist()) == ((0.1, 0.5, 0.9), [[1, 2, 3]])
+
+
+def test_wide_tables_are_read_some_rows_at_a_time(tmp_path, monkeypatch):
+    from polyfuse.predictions import csv_files
+
+    monkeypatch.setattr(csv_files, "_CELLS", 1)
+    (tmp_path / "a.csv").write_bytes(FORMATS["ids.csv"])
+    member = read_predictions(tmp_path / "a.csv")
+    np.testing.assert_array_equal(member.array, LOGITS)
+    assert member.ids == IDS
 
 
 def test_missing_numbers_are_nan_and_the_id_column_can_be_chosen(tmp_path):
@@ -175,7 +198,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 numbers = st.floats(width=64, allow_nan=True, allow_infinity=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(cells, numbers, numbers), min_size=1, max_size=6), st.sampled_from(",;\t")
 )
@@ -236,6 +259,13 @@ def test_one_of_several_columns_of_labels(tmp_path):
     assert read_labels(path, column="fold").values.tolist() == [0, 1]
     with pytest.raises(DataError, match="did you mean 'breed'"):
         read_labels(path, column="bread")
+
+
+def test_one_text_among_labels_makes_all_of_them_texts(tmp_path):
+    (tmp_path / "y.csv").write_text("id,label\na,1\nb,2\nc,x\n")
+    assert read_labels(tmp_path / "y.csv").names == ["1", "2", "x"]
+    with pytest.raises(DataError, match="row 3, column 'label': 'x' is no number"):
+        read_predictions(tmp_path / "y.csv")
 
 
 @pytest.mark.parametrize("content", ["id,label\nx,dog\ny,\n", "id,label\nx,1\ny,\n"])
@@ -359,7 +389,7 @@ def test_nothing_is_unpickled(tmp_path, name):
 def test_every_truncation_is_refused_or_an_honest_table(tmp_path, name):
     whole = FORMATS[name]
     path = tmp_path / name.partition("[")[0]
-    for length in range(0, len(whole) - 3, 7):
+    for length in range(0, len(whole) - 3, 11):
         path.write_bytes(whole[:length])
         if name.endswith("csv"):
             cut = whole[:length].count(b"\n")

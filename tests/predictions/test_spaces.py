@@ -42,6 +42,8 @@ def test_a_thousand_classes_in_half_precision():
         (PROBS.round(3), "prob"),
         (-np.abs(LOGITS) - 3, "logit"),
         (np.log(np.eye(3) + 1e-300), "log_prob"),
+        (np.array([[np.inf, -np.inf], [1, 2]]), "logit"),
+        (np.array([[1e308, 1e308], [-1e308, -1e308]]), "logit"),
         (np.array([3, 1, 2]), "label"),
         (np.array([[3, 1], [0, 2]]), "label"),
         (np.array([True, False]), "label"),
@@ -173,6 +175,12 @@ def test_arrays_in_the_shape_of_their_task_stay(array, task, told):
     assert found.task == told
     assert found.space is not None
     assert as_task(found).array is found.array
+
+
+def test_whole_numbers_that_are_no_labels_become_floating():
+    assert as_task(member(np.eye(3, dtype=int)), "multiclass").array.dtype == np.float64
+    assert as_task(member([3, 1], space="label"), "regression").array.tolist() == [3.0, 1.0]
+    assert as_task(member([1, 0], space="prob"), "binary").array.tolist() == [[0, 1], [1, 0]]
 
 
 def test_regression_of_one_column_is_flat():

@@ -14,7 +14,7 @@ from polyfuse.errors import DataError, printable
 from polyfuse.predictions.files import open_file
 from polyfuse.predictions.tables import Table, is_id_name, position_of
 
-_ROWS = 8192  # that are held as text
+_CELLS = 1 << 17  # that are held as text, at most
 _LINE = 64 << 20  # characters, at most
 _SHOWN = 5
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
@@ -22,7 +22,13 @@ _SEPARATORS = ",;\t"
 Row = list[str]
 
 
-def read_csv(path: Path, *, id_column: str | None = None, header: bool | None = None) -> Table:
+def read_csv(
+    path: Path,
+    *,
+    id_column: str | None = None,
+    header: bool | None = None,
+    labels: bool = False,
+) -> Table:
     r"""Read a table of a column of ids, perhaps, and of numbers or texts.
 
     Commas, semicolons or tabs separate cells; which, the first line tells. Empty cells, `NA` and
@@ -33,6 +39,7 @@ def read_csv(path: Path, *, id_column: str | None = None, header: bool | None = 
         id_column: name of the column of row names, or its number where there is no header. By
             default the first column, where it holds text or is named as ids are.
         header: whether the first row has names; told from the rows where None.
+        labels: one text among numbers makes a column of texts; otherwise it is a fault.
 
     Raises:
         DataError: no UTF-8, rows of other lengths, open quotes, NUL, numbers that are none.
@@ -49,7 +56,7 @@ def read_csv(path: Path, *, id_column: str | None = None, header: bool | None = 
     descriptor, _ = open_file(path)
     with open(descriptor, encoding="utf-8-sig", newline="") as file:
         try:
-            return _read(file, shown, id_column, header)
+            return _read(file, shown, id_column, header, labels)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"'{shown}' is no UTF-8 text (byte {error.object[error.start]:#04x}); save it as "
@@ -62,21 +69,25 @@ def read_csv(path: Path, *, id_column: str | None = None, header: bool | None = 
             ) from None
 
 
-def _read(file: TextIO, shown: str, id_column: str | None, header: bool | None) -> Table:
+def _read(
+    file: TextIO, shown: str, id_column: str | None, header: bool | None, labels: bool
+) -> Table:
     lines = _lines(file, shown)
     first = next(lines, "")
     separator = max(_SEPARATORS, key=first.count)
     rows = csv.reader(chain([first], lines), delimiter=separator, strict=True)
-    blocks = iter(lambda: list(islice(rows, _ROWS)), [])
-    begin = next(blocks, [])
-    if not begin or not begin[0]:
+    top = next(rows, [])
+    if not top:
         raise DataError(f"'{shown}' has no rows; bring a table of ids and predictions")
-    width = len(begin[0])
+    width = len(top)
+    blocks = iter(lambda: list(islice(rows, max(1, _CELLS // width))), [])
+    begin = [top, *next(blocks, [])]
     named = has_header(begin) if header is None else header
     names = [name.strip() for name in begin[0]] if named else None
     _check_names(shown, names)
     begin = begin[1:] if named else begin
-    columns = _Columns(shown, names, width, _id_position(shown, names, begin, width, id_column))
+    position = _id_position(shown, names, begin, width, id_column)
+    columns = _Columns(shown, names, width, position, labels)
     for block in _without_blank_end(chain([begin], blocks)):
         columns.add(block)
     return columns.table()
@@ -106,8 +117,8 @@ def _without_blank_end(blocks: Iterator[list[Row]]) -> Iterator[list[Row]]:
 def has_header(rows: Sequence[Row]) -> bool:
     """Tell whether the first of some rows has names.
 
-    It has where its first cell is named as ids are, where no cell of it is a number and it stands
-    out from the next row, and where it counts 0, 1, 2, ...
+    It has where its first cell is named as ids are, where it counts 0, 1, 2, ..., and where it has
+    texts above numbers, or texts that do not occur again.
 
     Example:
         >>> has_header([["id", "0", "1"], ["a", "0.5", "0.5"]]), has_header([["0.5", "0.5"]])
@@ -118,23 +129,16 @@ def has_header(rows: Sequence[Row]) -> bool:
         return True
     if len(first) > 2 and first in _countings(len(first)):
         return True
-    if any(_is_number(cell) for cell in first):
+    others = slice(len(first) > 1, None)  # but a column that may hold ids
+    if all(map(_reads, first[others])):
         return False
-    if not rest or any(map(_is_number, rest[0])):
+    if not rest or all(map(_reads, rest[0][others])):
         return True
-    # All text, as of ids and labels: names are told by occurring once.
     return all(first[-1] != row[-1] for row in rest if row)
 
 
 def _countings(width: int) -> list[Row]:
     return [[str(i) for i in range(start, start + width)] for start in (0, 1)]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(_number(cell)))
-    except ValueError:
-        return False
 
 
 def _number(cell: str) -> float:
@@ -168,17 +172,22 @@ def _id_position(
         return None
     if names is not None and is_id_name(names[0]):
         return 0
-    return None if all(_is_number(row[0]) or not row[0] for row in rows if row) else 0
+    return None if all(_reads(row[0]) for row in rows if row) else 0
 
 
 class _Columns:
     """The cells of a table, as they come."""
 
     def __init__(
-        self, shown: str, names: Sequence[str] | None, width: int, id_position: int | None
+        self,
+        shown: str,
+        names: Sequence[str] | None,
+        width: int,
+        id_position: int | None,
+        labels: bool,
     ) -> None:
         self.shown, self.names, self.width = shown, names, width
-        self.id_position = id_position
+        self.id_position, self.labels = id_position, labels
         self.numeric: list[int] | None = None
         self.texts: dict[int, list[str]] = {}
         self.parts: list[NDArray[np.float64]] = []
@@ -209,7 +218,9 @@ class _Columns:
     def _begin(self, rows: list[Row]) -> None:
         """Decide from the first rows which columns hold numbers."""
         others = [i for i in range(self.width) if i != self.id_position]
-        self.numeric = [i for i in others if all(_reads(row[i]) for row in rows)]
+        texts = {i: sum(not _reads(row[i]) for row in rows) for i in others}
+        most = 0 if self.labels else len(rows) // 2
+        self.numeric = [i for i, count in texts.items() if count <= most]
         self.texts = {i: [] for i in range(self.width) if i not in self.numeric}
 
     def _numbers(self, rows: list[Row]) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ def read_predictions(
     task: str | None = None,
     levels: Sequence[float] | None = None,
     id_column: str | None = None,
+    header: bool | None = None,
 ) -> Predictions:
     r"""Read what one member says of each sample; nothing in the file is executed.
 
@@ -49,6 +50,7 @@ def read_predictions(
         task: one of `TASKS`: the array is then brought into its shape; see `as_task`.
         levels: of quantiles.
         id_column: name of a table's column of ids, or its number where it has no header.
+        header: whether a CSV file's first row has names; told from the rows where None.
 
     Returns:
         The predictions. Where neither `task` nor `levels` is given they are as they stand in the
@@ -69,7 +71,7 @@ def read_predictions(
     if space is not None:
         one_of("space", space, SPACES)
     place = _place(path)
-    found = _content(place, id_column, labels=False)
+    found = _content(place, id_column, header, labels=False)
     shown = printable(path)
     if isinstance(found, Table):
         member = predictions_of(found)
@@ -83,7 +85,11 @@ def read_predictions(
 
 
 def read_labels(
-    path: str | Path, *, column: str | None = None, id_column: str | None = None
+    path: str | Path,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    header: bool | None = None,
 ) -> LabelColumn:
     r"""Read the truth of each sample.
 
@@ -91,6 +97,7 @@ def read_labels(
         path: as for `read_predictions`: whole numbers, texts, or numbers for regression.
         column: of a table that has several; its name, or its number where there is no header.
         id_column: likewise, of the ids.
+        header: as for `read_predictions`.
 
     Returns:
         Whole numbers as they are, also where they do not count from 0; texts as numbers of their
@@ -108,7 +115,7 @@ def read_labels(
         >>> labels.values, labels.names, labels.ids
         (array([1, 0]), ['cat', 'dog'], ['x', 'y'])
     """
-    found = _content(_place(path), id_column, labels=True)
+    found = _content(_place(path), id_column, header, labels=True)
     if isinstance(found, Table):
         return labels_of(found, column)
     return label_column(printable(path), found)
@@ -128,7 +135,9 @@ def _place(path: str | Path) -> _Place:
     return _Place(place.with_name(match[1]), match[2])
 
 
-def _content(place: _Place, id_column: str | None, *, labels: bool) -> Table | NDArray[Any]:
+def _content(
+    place: _Place, id_column: str | None, header: bool | None, *, labels: bool
+) -> Table | NDArray[Any]:
     """Read a file by what it begins with; a table where nothing else is known of it."""
     path, key = place
     kind = _kind(path)
@@ -144,8 +153,9 @@ def _content(place: _Place, id_column: str | None, *, labels: bool) -> Table | N
         return read_npz(path, key, text=labels)
     if kind == "tensor":
         return read_tensor(path, key, labels=labels)
-    read = read_csv if kind == "csv" else read_parquet
-    return read(path, id_column=id_column)
+    if kind == "parquet":
+        return read_parquet(path, id_column=id_column)
+    return read_csv(path, id_column=id_column, header=header, labels=labels)
 
 
 def _kind(path: Path) -> str:

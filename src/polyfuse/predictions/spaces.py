@@ -84,7 +84,8 @@ def _look(array: NDArray[Any], by_element: bool, name: str) -> _Found:
         found.rows += len(rows)
         found.low = min(found.low, float(rows.min()))
         found.high = max(found.high, float(rows.max()))
-        sums = rows.sum(-1)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite ones are told when fitted
+            sums = rows.sum(-1)
         found.sums = (min(found.sums[0], sums.min()), max(found.sums[1], sums.max()))
         found.rising = found.rising and bool((rows[:, 1:] >= rows[:, :-1]).all())
         if found.high <= 0:

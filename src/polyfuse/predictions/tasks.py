@@ -58,7 +58,8 @@ def as_task(
     if space == "label":
         return _decided(member, task)
     task = task or _told(member.array, space)
-    member = member.noted(space=space, task=task)
+    array = member.array if member.array.dtype.kind == "f" else member.array.astype(np.float64)
+    member = member.noted(space=space, task=task, array=array)
     if task == "quantiles":
         return _quantiles(member, levels)
     return _SHAPED[task](member)
@@ -98,7 +99,6 @@ def _binary(member: Predictions) -> Predictions:
         array = array[:, 0]
     if array.ndim != 1:
         raise _refuse(member)
-    array = array if array.dtype.kind == "f" else array.astype(np.float64)
     first = _FIRST[str(member.space)](array)
     note = f"'{printable(member.name)}': one number a row is read as that of class 1"
     return member.noted(note, array=np.stack([first, array], -1), classes=None)
