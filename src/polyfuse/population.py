@@ -102,6 +102,10 @@ class Population:
         """What the splits are: rows, blank class, fingerprint, files."""
         return read_index(self.path / "labels")
 
+    def rows(self, split: str) -> int:
+        """Return how many rows a split has."""
+        return int(self.index["splits"][split]["rows"])
+
     def labels(self, split: str) -> NDArray[np.int64] | None:
         """Return the labels of a split; None where unknown."""
         return self._array(f"{split}.npy")
@@ -126,7 +130,7 @@ class Population:
             raise RunError(f"'{self.path}' has no members yet; run the same command again")
         arrays = [member.predictions(split) for member in self.members]
         shapes = sorted({a.shape for a in arrays})
-        rows = self._rows(split)
+        rows = self.rows(split)
         if len(shapes) > 1 or shapes[0][0] != rows:
             raise DataError(
                 f"predictions of '{self.path}' for {split} have shapes {shapes}, but the split has "
@@ -155,7 +159,7 @@ class Population:
         Returns:
             `(member, row)` booleans, as the fits of `polyfuse.leaks` and others take them.
         """
-        rows = self._rows(split)
+        rows = self.rows(split)
         if split != "train":
             return np.zeros((len(self.members), rows), bool)
         seen = [member.trained_on() for member in self.members]
@@ -227,9 +231,6 @@ class Population:
         for member in self.members:
             digest.update(repr(sorted(member.record["files"].items())).encode())
         return digest.hexdigest()
-
-    def _rows(self, split: str) -> int:
-        return int(self.index["splits"][split]["rows"])
 
     def _array(self, name: str) -> NDArray[np.int64] | None:
         files = self.index["files"]

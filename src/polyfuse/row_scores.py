@@ -40,7 +40,7 @@ def all_metrics(blank: int | None, more: Sequence[str] = ()) -> dict[str, Callab
         >>> list(all_metrics(None, ["brier"]))
         ['accuracy', 'nll', 'brier']
     """
-    refuse_unknown("scoreboard.metrics", more, MORE_METRICS)
+    refuse_unknown("scoreboard.metrics", more, list(MORE_METRICS))
     return {**metrics_for(blank), **{name: MORE_METRICS[name] for name in more}}
 
 

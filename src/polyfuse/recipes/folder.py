@@ -1,10 +1,11 @@
 """A RUN folder, opened: its recipe, members, scores, and answers for new inputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from polyfuse import durable
 from polyfuse.combine import mean_probability
@@ -12,7 +13,7 @@ from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
 from polyfuse.inference import predict
-from polyfuse.members import with_average
+from polyfuse.members import Member, with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
@@ -74,6 +75,7 @@ class Run:
         *,
         fusion: str | None = None,
         recipe: str | Path | None = None,
+        factories: Mapping[str, Callable[[], nn.Module]] | None = None,
     ) -> list[tuple[str, str]]:
         """Apply a fusion to new inputs.
 
@@ -82,6 +84,8 @@ class Run:
             fusion: a row of the scoreboard; by default the one that is best on validation.
             recipe: the recipe file, needed only where it names the user's own code: code is never
                 imported because a RUN folder says so.
+            factories: by the name of a member that was added with a model of its own, what makes
+                that model.
 
         Returns:
             A pair (name, answer) for each input; the answer is the string that was read, or the
@@ -90,8 +94,10 @@ class Run:
         Raises:
             RecipeError: the recipe names code, and `recipe` was not given.
             DataError: inputs that do not fit the run.
+            RunError: a member has no weights here, or a model of its own that is not in
+                `factories`.
         """
-        plan = _plan_of(self, recipe)
+        plan = plan_of(self, recipe)
         row = self.scoreboard.row(fusion or self.scoreboard.best)
         population = with_averages_of(row, self.population)
         index = population.index
@@ -105,8 +111,9 @@ class Run:
         if row["kind"] == "soup":
             models = [population.soup(row["name"], plan.factory)]
         else:
-            chosen = (m for m in population.members if m.index in row["members"])
-            models = [member.model(plan.factory) for member in chosen]
+            chosen = [m for m in population.members if m.index in row["members"]]
+            made_by = _factories(chosen, plan, factories or {})
+            models = [m.model(make) for m, make in zip(chosen, made_by, strict=True)]
         logits = np.stack([predict(model, split) for model in models])
         combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
         return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
@@ -168,12 +175,45 @@ def check_record(root: Path, record: Any) -> None:
         )
 
 
-def _plan_of(run: Run, recipe: str | Path | None) -> Plan:
-    """Return a run's plan; code is imported only from a recipe that the user names here."""
+def plan_of(run: Run, recipe: str | Path | None = None) -> Plan:
+    """Return a run's plan; code is imported only from a recipe that the user names here.
+
+    Args:
+        run: its recipe is in the folder.
+        recipe: a file with the same names of code, from the user's own hand.
+
+    Raises:
+        RecipeError: the recipe names code, and `recipe` was not given or has other names.
+
+    Example:
+        >>> plan_of.__name__
+        'plan_of'
+    """
     source = recipe_source.read(run.path / "recipe.yaml")
     if recipe is None:
         return check(source, trusted=False)
     return check(source, trusted=set(_texts(recipe_source.read(find(recipe)).tree)))
+
+
+def _factories(
+    members: Sequence[Member], plan: Plan, given: Mapping[str, Callable[[], nn.Module]]
+) -> list[Callable[[], nn.Module]]:
+    """Return what makes the model of each member; refuse where that, or its weights, is missing."""
+    faults = [
+        f"'{printable(m.name)}' was added with the model {printable(m.record['model'])}: bring it, "
+        "run.predict(..., factories={name: function})"
+        for m in members
+        if m.has_weights and m.record.get("model") and m.name not in given
+    ]
+    faults += [
+        f"'{printable(m.name)}' was added by its predictions alone and has no weights to apply"
+        for m in members
+        if not m.has_weights
+    ]
+    if faults:
+        fix = "or name a row that does without: --fusion ROW, of those that polyfuse report shows"
+        raise RunError("\n".join([*faults, fix]))
+    return [given.get(m.name, plan.factory) for m in members]
 
 
 def _texts(node: Any) -> Iterator[str]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyfuse import durable, tables
 from polyfuse.combine import mean_probability
 from polyfuse.compare import compare_fusions
 from polyfuse.data.base import Splits
 from polyfuse.determinism import seeded
-from polyfuse.errors import RecipeError, RunError, printable
+from polyfuse.errors import DataError, RecipeError, RunError, printable
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
@@ -26,6 +27,7 @@ from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record, with_ave
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
+from polyfuse.row_scores import MORE_METRICS
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.training.base import Strategy
@@ -84,7 +86,7 @@ def run(
     with durable.locked(root):
         _begin(root, plan)
         durable.remove_leftovers(root)
-        splits = _data(plan, progress)
+        splits = data_of(plan, progress)
         _check_fusions(plan, splits)
         population, strategy = _train(root, plan, splits, workers, deadline, progress)
         board = _compare(population, plan, strategy, splits, progress)
@@ -180,7 +182,14 @@ def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
         )
 
 
-def _data(plan: Plan, progress: Progress) -> Splits:
+def data_of(plan: Plan, progress: Progress = silent) -> Splits:
+    """Make a recipe's splits.
+
+    Example:
+        >>> data_of.__name__
+        'data_of'
+    """
+
     def made(done: int, total: int) -> None:
         progress("data", done, total, "")
 
@@ -192,11 +201,12 @@ def _data(plan: Plan, progress: Progress) -> Splits:
 
 
 def _check_fusions(plan: Plan, splits: Splits) -> None:
-    """Try every fusion on an untrained model's answers: a misfit is known before any training."""
+    """Try fusions and metrics on an untrained model's answers, before any time is spent."""
     with seeded(plan.seed):
         model = plan.factory()
     check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
     logits = predict(model, splits.val, np.arange(1))
+    _check_metrics(plan, splits, logits)
     for name, fusion in plan.fusions.items():
         try:
             said = np.asarray(fusion(np.stack([logits, logits])))
@@ -208,6 +218,18 @@ def _check_fusions(plan: Plan, splits: Splits) -> None:
                 f"fusions: {name} maps {(2, *logits.shape)} to {said.dtype} of {said.shape}; it "
                 f"must return probabilities {logits.shape} or int64 classes {logits.shape[:-1]}"
             )
+
+
+def _check_metrics(plan: Plan, splits: Splits, logits: NDArray[np.float32]) -> None:
+    labels = splits.val.labels
+    if labels is None:  # nothing can be chosen, and that will be said
+        return
+    for name in plan.metrics:
+        try:
+            MORE_METRICS[name](mean_probability(logits[None]), labels[:1])
+        except DataError as error:
+            fact = f"scoreboard.metrics: {name} does not fit the task: {printable(error)}"
+            raise RecipeError(fact) from error
 
 
 def _train(
@@ -276,6 +298,7 @@ def _compare(
         soups=list(plan.soups),
         expected=strategy.size + added,
         milliseconds=times,
+        metrics=plan.metrics,
         replicates=plan.replicates,
         seed=plan.seed,
     )

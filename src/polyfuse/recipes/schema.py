@@ -31,7 +31,8 @@ from polyfuse.recipes.components import (
     validated,
 )
 from polyfuse.recipes.soups import SOUPS
-from polyfuse.recipes.source import Path_, Source
+from polyfuse.recipes.source import Path_, Source, unknown
+from polyfuse.row_scores import MORE_METRICS
 from polyfuse.schedules import SCHEDULES
 from polyfuse.training import STRATEGIES
 
@@ -52,6 +53,7 @@ LISTS: dict[str, list[Any]] = {"fusions": ["mean_probability"], "soups": []}  # 
 
 class _Scoreboard(Strict):
     replicates: Annotated[int, limits(ge=1)] = 2000
+    metrics: list[str] = limits(default_factory=list)
 
 
 class _Recipe(Strict):
@@ -84,6 +86,7 @@ class Plan:
         fusions: combiners by name.
         soups: what makes one model of the members' weights, by name.
         replicates: of the bootstrap.
+        metrics: names that are shown beside those of the task.
     """
 
     tree: Mapping[str, Any]
@@ -96,6 +99,7 @@ class Plan:
     fusions: Mapping[str, Callable[..., Any]]
     soups: Mapping[str, Callable[..., Any]]
     replicates: int
+    metrics: tuple[str, ...] = ()
 
 
 def check(source: Source, *, trusted: Trusted = True) -> Plan:
@@ -125,6 +129,9 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     }
     options = _fit_options(source, found, _averages(source, trusted))
     fusions, soups = _listed(source, trusted)
+    for i, name in enumerate(scoreboard.metrics if scoreboard else ()):
+        if name not in MORE_METRICS:
+            source.blame(("scoreboard", "metrics", i), unknown(name, list(MORE_METRICS)))
     if not source.faults:
         _try(source, found["model"], options)
     source.check()
@@ -141,6 +148,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         fusions=fusions,
         soups=soups,
         replicates=scoreboard.replicates,
+        metrics=tuple(scoreboard.metrics),
     )
 
 
