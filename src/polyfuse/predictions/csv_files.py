@@ -15,7 +15,7 @@ from polyfuse.predictions.files import open_file
 from polyfuse.predictions.tables import Table, is_id_name, position_of
 
 _CELLS = 1 << 17  # that are held as text, at most
-_LINE = 64 << 20  # characters, at most
+_LINE = 64_000_000  # characters, at most
 _SHOWN = 5
 _MISSING = {"", "na", "nan", "n/a", "null", "none"}
 _SEPARATORS = ",;\t"
