@@ -65,7 +65,7 @@ class Fixed(Parameters):
             DataError: what the combiner says it refuses.
         """
         array = stacked(predictions, 2)
-        if self.combiner in SEQUENCE_COMBINERS:
+        if self.combiner == "string_vote":
             # Strings are read off logits; a probability of zero has none.
             array = np.log(np.maximum(array, TINY))
         return np.asarray(_combiner(self.combiner)(array, **self.options))

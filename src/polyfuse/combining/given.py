@@ -221,7 +221,30 @@ def _columns(first: Predictions) -> tuple[str, ...]:
 def _notes(val: Handed, held: Handed | None) -> list[str]:
     notes = [note for member in val.members for note in member.notes]
     notes += list(val.labels.notes) if val.labels else []
-    return notes + ([note for member in held.members for note in member.notes] if held else [])
+    if held is None:
+        return notes
+    notes += [note for member in held.members for note in member.notes]
+    again = _seen_again(val, held)
+    if again:
+        count = len(held.first.array)
+        notes.append(
+            f"{again} of {count} test rows have the same predictions as rows of validation, by "
+            "every member: are they the same rows? A score on them flatters"
+        )
+    return notes
+
+
+def _seen_again(val: Handed, held: Handed) -> int:
+    """Return how many rows every member repeats: rows of one split that are in the other."""
+
+    def rows(split: Handed) -> list[bytes]:
+        flat = [np.ascontiguousarray(m.array.reshape(len(m.array), -1)) for m in split.members]
+        return [row.tobytes() for row in np.concatenate(flat, axis=1)]
+
+    if val.first.array.dtype.kind != "f":
+        return 0  # few classes: decided rows repeat by themselves
+    known = set(rows(val))
+    return sum(row in known for row in rows(held))
 
 
 def _covered(given: Given, trained: Any, uncovered: str) -> Given:

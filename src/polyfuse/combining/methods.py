@@ -148,7 +148,9 @@ def _fixed(combiner: str, wish: Wish, **options: Any) -> Fixed:
     taken = inspect.signature({**COMBINERS, **SEQUENCE_COMBINERS}[combiner]).parameters
     if "space" in taken:
         options["space"] = "prob" if KINDS[wish.kind].classes else "value"
-    if "blank" in taken and wish.blank is not None:
+    if "blank" in taken:
+        if wish.blank is None:
+            raise DataError("strings end at a class of no character; say which: --blank CLASS")
         options["blank"] = wish.blank
     return Fixed(combiner=combiner, options=options)
 
@@ -263,8 +265,8 @@ VOTES = ("vote", "hard_vote", "position_vote", "best", "caruana")
 _HIDDEN = ("target", "uncovered", "passthrough", "training")
 _BAYES = Method(_bayes, ("prior",), CLASSES, True, "weights by the members' held-out likelihoods")
 METHODS: dict[str, Method] = {
-    "mean": Method(_mean, (), tuple(KINDS), False, "the plain mean that fits the task"),
-    "vote": Method(partial(_fixed, "hard_vote"), (), CLASSES, False, "one vote a member"),
+    "mean": Method(_mean, ("weights",), tuple(KINDS), False, "the plain mean that fits the task"),
+    "vote": Method(partial(_fixed, "hard_vote"), ("weights",), CLASSES, False, "one vote a member"),
     "best": Method(_best, (), tuple(KINDS), True, "the one member that is best"),
     "caruana": Method(
         _caruana,

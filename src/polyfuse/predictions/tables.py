@@ -91,7 +91,7 @@ def predictions_of(table: Table) -> Predictions:
     if len(table.texts) == 1 and not table.numeric:
         ((position, cells),) = table.texts.items()
         codes, names = coded(cells)
-        facts = {"column": table.column(position)}
+        facts = {"column": table.column(position), **_of_ids(table)}
         return Predictions(
             name=table.name, array=codes, space="label", ids=table.ids, classes=names, facts=facts
         )
@@ -108,13 +108,27 @@ def _of_numbers(table: Table) -> Predictions:
     called = [table.column(i) for i in table.numeric]
     if len(called) > 1:
         classes = called if table.names is not None else None
-        return Predictions(name=table.name, array=table.numbers, ids=table.ids, classes=classes)
+        return Predictions(
+            name=table.name,
+            array=table.numbers,
+            ids=table.ids,
+            classes=classes,
+            facts=_of_ids(table),
+        )
     column = table.numbers[:, 0]
     array: NDArray[Any] = column.astype(np.int64) if table.whole else column
     space = "label" if table.whole else None
-    return Predictions(
-        name=table.name, array=array, space=space, ids=table.ids, facts={"column": called[0]}
-    )
+    facts = {"column": called[0], **_of_ids(table)}
+    return Predictions(name=table.name, array=array, space=space, ids=table.ids, facts=facts)
+
+
+def _of_ids(table: Table) -> dict[str, str]:
+    """Return what the column of ids is called."""
+    if table.ids is None or table.names is None:
+        return {}
+    others = {*table.texts, *table.numeric}
+    own = [name for i, name in enumerate(table.names) if i not in others]
+    return {"id_column": own[0]} if own else {}
 
 
 def labels_of(table: Table, column: str | None = None) -> LabelColumn:
