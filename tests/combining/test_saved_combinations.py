@@ -262,7 +262,7 @@ def test_a_combination_that_nobody_finished_is_not_there(done, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("polyfuse.durable.write_bytes", full)
-    with pytest.raises(PolyfuseError, match="full|space"):
+    with pytest.raises(PolyfuseError, match=r"full|space"):
         done.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not [p for p in Path(tmp_path).iterdir() if p.name.startswith(".")]

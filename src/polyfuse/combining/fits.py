@@ -108,7 +108,7 @@ class Alone(Parameters):
 
     def predict_proba(self, predictions: Any) -> NDArray[Any]:
         """Return what the member says."""
-        return stacked(predictions, 2)[self.member]
+        return np.asarray(stacked(predictions, 2)[self.member])
 
     def document(self) -> dict[str, Any]:
         """Return what `from_document` of this class makes an equal object of."""

@@ -70,7 +70,8 @@ def given_of(
     """
     faults = Faults()
     faults.of(lambda: one_of("uncovered", uncovered, ["error", "leave_out"]))
-    faults.of(lambda: task is None or one_of("task", task, list(KINDS)))
+    if task is not None:
+        faults.of(lambda: one_of("task", task, list(KINDS)))
     read = partial(members_of, faults=faults, space=space)
     members, tested = read(predictions), [] if test is None else read(test)
     truth = faults.of(lambda: labels_of(labels, "labels"))
@@ -251,13 +252,14 @@ def _covered(given: Given, trained: Any, uncovered: str) -> Given:
     """Refuse rows that a member trained on; leave out those that one has no say on, if asked to."""
     mask = trained_of(trained, given.val.said.shape[:2])
     refuse_trained(given.val.said, mask, "this combination")
-    gone = np.isnan(given.val.said).reshape(*given.val.said.shape[:2], -1).any(-1)
+    nan = np.isnan(given.val.said)
+    gone = np.asarray(np.any(nan.reshape(*nan.shape[:2], -1), axis=-1))
     if given.test is not None and np.isnan(given.test.said).any():
         raise DataError("test predictions have NaN; every member must have a say on every row")
     if not gone.any():
         return replace(given, trained=mask)
     silent = [name for name, rows in zip(given.names, gone, strict=True) if rows.any()]
-    rows = gone.any(0)
+    rows = np.asarray(np.any(gone, axis=0))
     if uncovered == "error" or rows.all():
         raise DataError(
             f"{int(rows.sum())} of {len(rows)} rows are not covered by every member (NaN from "

@@ -69,13 +69,13 @@ def laid_out(member: Predictions, kind: str, classes: int) -> Array:
             f"'{printable(member.name)}' says classes from {said.min()} to {said.max()}, and there "
             f"are {classes}, numbered from 0"
         )
-    return np.eye(classes, dtype=np.float32)[said]
+    return np.asarray(np.eye(classes, dtype=np.float32)[said])
 
 
 def _of_labels(wide: Array, member: Predictions) -> Array:
     """Return the probability of each label by itself."""
     if member.space == "logit":
-        return _softmax(np.stack([np.zeros_like(wide), wide], -1))[..., 1]
+        return np.asarray(_softmax(np.stack([np.zeros_like(wide), wide], -1))[..., 1])
     yes = np.exp(wide) if member.space == "log_prob" else wide
     _check(np.stack([1 - yes, yes], -1), member)
     return yes
@@ -95,7 +95,7 @@ def _of_classes(wide: Array, member: Predictions) -> Array:
 def _softmax(logits: Array) -> Array:
     """Return probabilities, none of them so small that its logarithm is lost."""
     raised = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.maximum(raised / raised.sum(-1, keepdims=True), _TINY)
+    return np.asarray(np.maximum(raised / raised.sum(-1, keepdims=True), _TINY))
 
 
 def _check(p: Array, member: Predictions) -> NDArray[np.float64]:

@@ -164,7 +164,7 @@ def _best(wish: Wish) -> Weighted:
     def find(predictions: Array, labels: Array) -> Floats:
         sign = -1 if wish.lower_is_better else 1
         scores = [sign * wish.metric(outward(wish.kind, one), labels).value for one in predictions]
-        return np.eye(len(scores))[int(np.argmax(scores))]
+        return np.asarray(np.eye(len(scores))[int(np.argmax(scores))])
 
     return Weighted(mean=wish.mean, find=find)
 
