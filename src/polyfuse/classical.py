@@ -126,6 +126,32 @@ def inner_slice(
     return np.sort(rows[~mask]), np.sort(rows[mask])
 
 
+def nearest_rows(
+    points: NDArray[np.float64],
+) -> Callable[[NDArray[np.float64], int], NDArray[np.int64]]:
+    """Return what finds the rows nearest to queries, in memory that does not grow with both.
+
+    Args:
+        points: `(row, coordinate)` finite.
+
+    Returns:
+        A function of queries `(query, coordinate)` and k that returns the numbers `(query, k)` of
+        the nearest rows. Which of equally near ones is any of them.
+
+    Example:
+        >>> nearest_rows(np.array([[0.0], [1.0], [5.0]]))(np.array([[4.0]]), 2).tolist()
+        [[2, 1]]
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    known = NearestNeighbors(algorithm="brute").fit(points)
+
+    def nearest(queries: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+        return np.asarray(known.kneighbors(queries, k, return_distance=False))
+
+    return nearest
+
+
 def isotonic_steps(
     scores: NDArray[np.float64], targets: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -152,7 +178,8 @@ def isotonic_steps(
 def _logistic() -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(max_iter=1000)
+    # Columns are many and say nearly the same; 0.1 beats scikit-learn's 1.0 on held-out digits.
+    return LogisticRegression(C=0.1, max_iter=1000)
 
 
 def _ridge() -> Any:

@@ -34,7 +34,11 @@ def checked_parameters(document: Any, cls: Any, trusted: Collection[str]) -> dic
     """
     with no_document(cls.__name__):
         given = dict(document["parameters"])
-        refuse_unknown(cls.__name__, given, [field.name for field in fields(cls) if field.init])
+        known = [field.name for field in fields(cls) if field.init]
+        refuse_unknown(cls.__name__, given, known)
+        missing = [name for name in known if name not in given]
+        if missing:
+            raise KeyError(*missing)
         if given.get("meta") is not None:
             given["meta"] = reusable(given["meta"], trusted)
         layers = given.get("layers", ())

@@ -97,7 +97,7 @@ def _of(groups: NDArray[Any] | None, covered: NDArray[np.bool_]) -> NDArray[Any]
 def _pairs(
     asked: Any, labels: NDArray[Any], groups: NDArray[Any] | None
 ) -> Iterator[tuple[Rows, Rows]]:
-    if hasattr(asked, "split"):
+    if hasattr(asked, "split") and not isinstance(asked, str):
         classes = labels if labels.ndim == 1 else None
         asked = asked.split(np.zeros((len(labels), 1)), classes, groups)
     if not isinstance(asked, Iterable) or isinstance(asked, str):

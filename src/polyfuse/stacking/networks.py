@@ -149,8 +149,8 @@ def trained(
         columns: `(row, column)`.
         targets: `(row,)` integers 0 to K - 1, or numbers, which are standardised for training.
         seed: of initial weights, batches and dropout.
-        training: "epochs" (300), "batch_size" (all rows), "optimizer" ("adamw"), and options of
-            the optimizer ("lr", 0.01 where it is not said).
+        training: "epochs" (100), "batch_size" (all rows), "optimizer" ("adamw"), and options of
+            the optimizer (where they are not said, "lr" is 0.01, and "weight_decay" of AdamW 1).
 
     Raises:
         DataError: unknown options, or a module whose outputs do not fit.
@@ -197,10 +197,12 @@ def check_training(training: Mapping[str, Any]) -> None:
 
 
 def _train(module: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> None:
-    epochs = options.pop("epochs", 300)
+    epochs = options.pop("epochs", 100)
     size = options.pop("batch_size", None) or len(x)
-    make = OPTIMIZERS[options.pop("optimizer", "adamw")]
-    optimizer = make(module.parameters(), **{"lr": 0.01, **options})
+    name = options.pop("optimizer", "adamw")
+    # Columns say nearly the same: without a strong decay labels are soon learned by heart.
+    usual = {"lr": 0.01, "weight_decay": 1.0} if name == "adamw" else {"lr": 0.01}
+    optimizer = OPTIMIZERS[name](module.parameters(), **{**usual, **options})
     loss_of = nn.functional.mse_loss if y.is_floating_point() else nn.functional.cross_entropy
     batches = chain.from_iterable(torch.split(torch.randperm(len(x)), size) for _ in range(epochs))
     module.train()
@@ -209,14 +211,22 @@ def _train(module: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> 
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         optimizer.step()
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the meta-model's loss became {float(loss)}; lower its lr")
+    weights = torch.cat([one.detach().reshape(-1) for one in module.parameters()])
+    if not (torch.isfinite(loss) and torch.isfinite(weights).all()):
+        raise TrainingError(
+            f"the meta-model's training diverged to a loss of {loss.item()}; lower its lr"
+        )
 
 
 def _check_outputs(module: nn.Module, x: Tensor, outputs: int) -> None:
     module.eval()
-    with torch.no_grad():
-        got = tuple(module(x[:2]).shape)
+    try:
+        with torch.no_grad():
+            got = tuple(module(x[:2]).shape)
+    except Exception as error:  # a user's module may raise anything
+        raise DataError(
+            f"the meta-model cannot take {x.shape[1]} columns: {printable(error)}"
+        ) from error
     if got != (len(x[:2]), outputs):
         raise DataError(
             f"the meta-model maps {x.shape[1]} columns of {len(x[:2])} rows to shape {got}; "

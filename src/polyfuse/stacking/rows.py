@@ -138,9 +138,13 @@ def members_of(
     else:
         array = stacked(predictions, 3 if target == "classes" else 2)
         got = (len(array), *array.shape[2:])
+    if got != shape and len(got) == len(shape) == 1:
+        raise FeatureError(
+            f"X has {got[0]} features, but stacking is expecting {shape[0]} features as input; "
+            "bring those it was fitted on"
+        )
     if got != shape:
-        kind = FeatureError if len(got) == 1 else DataError
-        raise kind(
+        raise DataError(
             f"predictions whose samples are {_named(got)} do not fit what was fitted, "
             f"{_named(shape)}; bring the same members in the same order"
         )
