@@ -149,6 +149,14 @@ def test_the_same_predictions_twice_are_told():
     assert "same_as" not in aligned[1].facts
 
 
+def test_one_row_of_many_makes_predictions_different():
+    many = np.full((1000, 2), 0.5)
+    for row in range(0, 1000, 37):
+        other = many.copy()
+        other[row] = 0.25, 0.75
+        assert align([member("one", many), member("two", other)])[0][1].notes == ()
+
+
 def test_inputs_stay_as_they_were():
     one = member("one", PROBS.copy(), ids=IDS, classes=CLASSES)
     two = member("two", PROBS.astype("f4"), ids=IDS[::-1], classes=CLASSES[::-1])

@@ -183,6 +183,15 @@ def test_wide_tables_are_read_some_rows_at_a_time(tmp_path, monkeypatch):
     assert member.ids == IDS
 
 
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    from polyfuse.predictions import csv_files
+
+    monkeypatch.setattr(csv_files, "_LINE", 64)
+    (tmp_path / "a.csv").write_text("id,a\n" + '"' + "x" * 100)
+    with pytest.raises(DataError, match="holds a line of 64 characters; it is no text table"):
+        read_predictions(tmp_path / "a.csv")
+
+
 def test_missing_numbers_are_nan_and_the_id_column_can_be_chosen(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("p,q,fold,case\n0.5,0.5,1,x\n,NA,2,y\n\n\n")
