@@ -1,7 +1,8 @@
 """Ensemble: members and a combiner as one `nn.Module`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,22 +10,21 @@ from torch import Tensor, nn
 from polyfuse.combine import mean_probability
 from polyfuse.ensemble.base import Call, follow, name_of, tracing
 from polyfuse.ensemble.choosing import Execution, check_executor
-from polyfuse.ensemble.gathering import Gathered, check_numbers
-from polyfuse.ensemble.members import check_places, modules_of
+from polyfuse.ensemble.gathering import (
+    Gathered,
+    Heard,
+    check_numbers,
+    is_small,
+    plain_mean,
+    stack,
+)
+from polyfuse.ensemble.looping import Loop
+from polyfuse.ensemble.members import modules_of
 from polyfuse.ensemble.offload import device_in, moved, visiting
-from polyfuse.ensemble.outputs import Kind, check_same, selected, selectors
+from polyfuse.ensemble.outputs import selectors
 from polyfuse.ensemble.rules import rule_of
 from polyfuse.errors import DataError
 from polyfuse.inference import evaluating
-
-
-class _Heard(NamedTuple):
-    """The members that have a weight."""
-
-    numbers: tuple[int, ...]
-    weights: Tensor | None
-    shares: list[Any] | None
-    key: tuple[int, int] | None
 
 
 class Ensemble(nn.Module):
@@ -47,8 +47,8 @@ class Ensemble(nn.Module):
             each kind of input, without gradients, and takes the faster. What is compiled or
             exported loops.
         offload: the device where members rest: each comes to the inputs' device for its turn only.
-        check: look for NaN in means and say which member it is from; on a GPU this waits for the
-            answer.
+        check: look for NaN in means and say which member it is from. None does so on the CPU only:
+            on a GPU it has to wait for the answer. Other combiners look by themselves.
         **options: of the combiner.
 
     Raises:
@@ -72,7 +72,7 @@ class Ensemble(nn.Module):
         select: Any = None,
         executor: str = "auto",
         offload: str | torch.device | None = None,
-        check: bool = True,
+        check: bool | None = None,
         **options: Any,
     ) -> None:
         """Keep the members as submodules, so that `.to()` and `.eval()` reach them."""
@@ -88,7 +88,7 @@ class Ensemble(nn.Module):
         self.names = [name_of(number, member) for number, member in enumerate(self.members)]
         self.offload = None if offload is None else torch.device(offload)
         self._executions: dict[tuple[int, ...], Execution] = {}
-        self._last: _Heard | None = None
+        self._last: Heard | None = None
         self._note_weights()
         if self.offload is not None:
             self.members.to(self.offload)
@@ -113,12 +113,12 @@ class Ensemble(nn.Module):
                 else than an answer a sample, NaN.
         """
         call = _call(inputs, more, keywords)
-        heard = self._heard()
-        if return_members:
-            outputs: Iterable[Any] = self._stack(call).unbind(0)
-            each = [output for i, output in enumerate(outputs) if i in heard.numbers]
-            return self._answer(call, heard, each), torch.stack(list(outputs))
-        return self._answer(call, heard, self._outputs(call, heard.numbers))
+        heard = self._everyone if self._buffers["weights"] is None else self._heard()
+        if not return_members:
+            return self._answer(call, heard, self._outputs(call, heard.numbers))
+        stacked = self._stack(call)
+        each = [stacked[number] for number in heard.numbers]
+        return self._answer(call, heard, each if tracing() else tuple(each)), stacked
 
     def logits(self, inputs: Any = None, *more: Any, **keywords: Any) -> Tensor:
         """Return every member's logits, `(member, n, ..., classes)`."""
@@ -131,10 +131,10 @@ class Ensemble(nn.Module):
             >>> Ensemble([nn.Linear(4, 3), nn.Linear(4, 2)]).chosen(torch.zeros(5, 4))
             'loop'
         """
-        if self.executor != "auto" or self._loops():
+        if self._loops() or self.executor != "auto":
             return "loop" if self._loops() else self.executor
         call, numbers = _call(inputs, more, keywords), self._heard().numbers
-        return self._execution(numbers).choose(call, lambda: list(self._loop(call, numbers)))
+        return self._execution(numbers).choose(call, self._loop(call, numbers))
 
     def predict(
         self,
@@ -189,53 +189,56 @@ class Ensemble(nn.Module):
             said.append(f"chosen={', '.join(chosen)}")
         return ", ".join(said)
 
-    def _answer(self, call: Call, heard: _Heard, outputs: Iterable[Any]) -> Tensor:
+    def _answer(self, call: Call, heard: Heard, outputs: Iterable[Any]) -> Tensor:
         """Combine outputs, and look whether they are numbers."""
-        gathered = self._gathered(heard)
-        for output in outputs:
-            gathered.add(output)
-        answer = gathered.answer()
-        if self.check and self.rule.mean is not None and not tracing():
-            self._check(answer, call, heard.numbers)
+        if type(outputs) is list:  # of a graph
+            return self._gathered(heard).taking(outputs).answer()
+        each, answer = iter(outputs), None
+        if self.rule.quick and heard.weights is None and self.offload is None:
+            first = next(each)
+            if is_small(first, len(heard.numbers)):
+                answer = plain_mean([first, *each], self.rule, heard.names)
+            else:
+                each = chain([first], each)
+        if answer is None:
+            answer = self._gathered(heard).taking(each).answer()
+        if (answer.is_cpu if self.check is None else self.check) and self.rule.mean is not None:
+            self._check(answer, call, heard)
         return answer
 
-    def _check(self, answer: Tensor, call: Call, numbers: Sequence[int]) -> None:
-        names = [self.names[number] for number in numbers]
-        check_numbers(answer, lambda: list(self._loop(call, numbers)), names)
+    def _check(self, answer: Tensor, call: Call, heard: Heard) -> None:
+        total = answer.sum().item()
+        if total != total:  # NaN, or infinities of both signs
+            check_numbers(answer, self._loop(call, heard.numbers), heard.names)
 
-    def _gathered(self, heard: _Heard) -> Gathered:
+    def _gathered(self, heard: Heard) -> Gathered:
         """Return an empty gathering of these members."""
-        calibrators = list(self.calibrators)
+        calibrators: Sequence[nn.Module] = ()
+        if self.rule.calibrators:
+            calibrators = list(self.calibrators)
         if self.rule.per_member:
             calibrators = [calibrators[number] for number in heard.numbers]
-        return Gathered(
-            self.rule,
-            self.combiner,
-            [self.names[number] for number in heard.numbers],
-            weights=heard.weights,
-            shares=heard.shares,
-            calibrators=calibrators,
-            running=self.offload is not None,
-        )
+        running = self.offload is not None
+        return Gathered(self.rule, self.combiner, heard, calibrators, running=running)
 
     def _stack(self, call: Call) -> Tensor:
-        outputs = list(self._outputs(call, tuple(range(len(self.members)))))
-        check_same([o if isinstance(o, str) else Kind.of(o) for o in outputs], self.names)
-        return torch.stack(outputs)
+        numbers = tuple(range(len(self.members)))
+        return stack(list(self._outputs(call, numbers)), self.names)
 
     def _outputs(self, call: Call, numbers: tuple[int, ...]) -> Iterable[Any]:
         """Return the logits of these members, or what is wrong with their outputs."""
-        if self.executor == "loop" or self._loops():
-            return self._loop(call, numbers)
-        execution = self._execution(numbers)
         loop = self._loop(call, numbers)
-        stacked = execution.run(call, self.executor, lambda: list(self._loop(call, numbers)))
+        if tracing():
+            return loop.traced()
+        if self.executor == "loop" or self._loops():
+            return loop
+        stacked = self._execution(numbers).run(call, self.executor, loop)
         return loop if stacked is None else stacked.unbind(0)
 
     def _loops(self) -> bool:
         """Tell whether it is the loop, whatever the executor."""
         # A replica of DataParallel has no names for its parameters.
-        return self.offload is not None or tracing() or getattr(self, "_is_replica", False)
+        return self.offload is not None or "_is_replica" in self.__dict__
 
     def _execution(self, numbers: tuple[int, ...]) -> Execution:
         if numbers not in self._executions:
@@ -244,35 +247,9 @@ class Ensemble(nn.Module):
             self._executions[numbers] = Execution(chosen, [select[n] for n in numbers])
         return self._executions[numbers]
 
-    def _loop(self, call: Call, numbers: Sequence[int]) -> Iterator[Any]:
-        members = list(self.members)
-        if tracing():
-            return iter([selected(call.of(members[n]), self.select[n]) for n in numbers])
-        self._check_offloaded()
-        return (self._one(members[number], number, call) for number in numbers)
-
-    def _one(self, member: nn.Module, number: int, call: Call) -> Any:
-        """Run one member.
-
-        Raises:
-            DataError: it failed, and the members are of several dtypes or devices.
-        """
-        try:
-            if self.offload is None:
-                return selected(member(*call.inputs, **call.keywords), self.select[number])
-            with visiting(member, device_in(call) or self.offload, self.offload):
-                return selected(call.of(member), self.select[number])
-        except Exception as error:
-            check_places(self.members)
-            error.add_note(f"raised by {self.names[number]} of an ensemble")
-            raise
-
-    def _check_offloaded(self) -> None:
-        if self.offload is not None and torch.is_grad_enabled():
-            raise DataError(
-                "an ensemble with offload= only predicts: call it under torch.no_grad(), or call "
-                "predict(batches)"
-            )
+    def _loop(self, call: Call, numbers: Sequence[int]) -> Loop:
+        members: Any = self._modules["members"]
+        return Loop(list(members._modules.values()), self.select, numbers, call, self.offload)
 
     def _passes(self, batches: Iterable[Any], call: Callable[[Any], Call]) -> list[Tensor]:
         """Return each batch's answer, one batch after the other."""
@@ -296,36 +273,39 @@ class Ensemble(nn.Module):
             device = device_in(call(kept[0])) or self.offload
             with visiting(members[number], device, self.offload):
                 for batch, so_far in zip(kept, gathered, strict=True):
-                    output = selected(call(batch).of(members[number]), self.select[number])
+                    output = self._loop(call(batch), heard.numbers).one(number)
                     so_far.add(moved(output, self.offload))
         answers = [so_far.answer() for so_far in gathered]
-        if self.check and self.rule.mean is not None:
-            for batch, answer in zip(kept, answers, strict=True):
-                self._check(answer, call(batch), heard.numbers)
+        for batch, answer in zip(kept, answers, strict=True):
+            if self.check is not False and self.rule.mean is not None:
+                self._check(answer, call(batch), heard)
         return [answer.cpu() for answer in answers]
 
     def _device(self) -> torch.device | None:
         return next((p.device for p in self.members.parameters()), None)
 
-    def _heard(self) -> _Heard:
+    def _heard(self) -> Heard:
         """Return the members that have a weight; looked up again when the weights are others."""
-        weights = self.weights
-        if weights is None or tracing() or self.rule.mean is None:
-            return _Heard(tuple(range(len(self.members))), weights, self._constants, None)
-        key = None if weights.is_inference() else (id(weights), weights._version)
-        if self._last is None or self._last.key is None or self._last.key != key:
+        weights = self._buffers["weights"]
+        if weights is None:
+            return self._everyone
+        if self.rule.mean is None or tracing():
+            return self._everyone._replace(weights=weights)
+        version = None if weights.is_inference() else (id(weights), weights._version)
+        if self._last is None or version is None or self._last.version != version:
             rows = weights.tolist()
             said = [any(row) if isinstance(row, list) else bool(row) for row in rows]
             numbers = tuple(number for number, says in enumerate(said) if says)
             chosen = weights if all(said) else weights[list(numbers)]
-            self._last = _Heard(numbers, chosen, [rows[number] for number in numbers], key)
+            names, shares = [self.names[n] for n in numbers], [rows[n] for n in numbers]
+            self._last = Heard(numbers, names, chosen, shares, version)
         return self._last
 
     def _note_weights(self) -> None:
-        """Keep the weights as numbers for graphs: combiners that are no means want constants."""
-        self._constants: list[float] | None = None
-        if self.weights is not None and self.weights.device.type != "meta":
-            self._constants = self.weights.tolist()
+        """Keep the weights as numbers, too: in a graph all but means want constants."""
+        weights, everyone = self._buffers["weights"], tuple(range(len(self.names)))
+        shares = None if weights is None or weights.is_meta else weights.tolist()
+        self._everyone = Heard(everyone, self.names, None, shares)
 
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)

@@ -1,7 +1,7 @@
 """Loop or vmap: which answers faster, measured once for each kind of input."""
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from polyfuse.errors import DataError
 
 EXECUTORS = ("auto", "loop", "vmap")
 ROUNDS, SECONDS = 7, 0.1  # at most so many rounds, and about so long
+SHAPES = 1000  # that are remembered
 GAIN = 0.95  # vmap has to take at most this part of the loop's time
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
-Loop = Callable[[], list[Tensor]]
+Loop = Iterable[Any]  # runs the members whenever it is iterated over
 
 
 class Execution:
@@ -32,6 +33,7 @@ class Execution:
         """Compare the members."""
         self.members, self.select = members, select
         self.choices: dict[Hashable, str] = {}
+        self.looped: set[Hashable] = set()
         self.reason = ""
         self.vmapped: Vmapped | None = None
         self._compare()
@@ -44,13 +46,18 @@ class Execution:
         """
         if executor == "vmap":
             return self._forced(call)
+        if self.vmapped is None or torch.is_grad_enabled():
+            return None
+        if len(call.inputs) == 1 and not call.keywords and _plainly(call.inputs[0]) in self.looped:
+            return None
         if self.choose(call, loop) == "loop":
+            self._remember(call)
             return None
         assert self.vmapped is not None
         try:
             return self.vmapped(call)
         except Exception:  # whatever it is, the loop says it better, or answers
-            self.choices[_key(call)] = "loop"
+            self.choices[self._key(call)] = "loop"
             return None
 
     def choose(self, call: Call, loop: Loop) -> str:
@@ -58,12 +65,27 @@ class Execution:
 
         While gradients are recorded it is the loop, which is what training is measured to want.
         """
-        if torch.is_grad_enabled() or not self._ready():
+        if self.vmapped is None or torch.is_grad_enabled():
             return "loop"
-        key = _key(call)
+        key = self._key(call)
+        if self.choices.get(key) == "loop":
+            return "loop"
+        if not self._ready():
+            return "loop"
         if key not in self.choices:
             self.choices[key] = self._measured(call, loop)
         return self.choices[key]
+
+    def _remember(self, call: Call) -> None:
+        """Note inputs that need no second look: the loop is never wrong."""
+        if len(call.inputs) == 1 and not call.keywords and len(self.looped) < SHAPES:
+            known = _plainly(call.inputs[0])
+            self.looped |= {known} if known else set()
+
+    def _key(self, call: Call) -> Hashable:
+        """Return the kind of a call: similar sizes, and equal in all else, share a choice."""
+        mode = self.members[0].training, torch.is_autocast_enabled()
+        return mode, _kind(call.inputs), _kind(call.keywords)
 
     def _ready(self) -> bool:
         """Tell whether the members are still, or again, one architecture."""
@@ -97,10 +119,10 @@ class Execution:
             # Random numbers raise here, before the loop has drawn any.
             if vmapped.writes(call):
                 return "loop"
-            close = _close(vmapped(call), loop())
+            close = _close(vmapped(call), list(loop))
         except Exception:  # whatever it is, the loop says it better, or answers
             return "loop"
-        return _faster(lambda: vmapped(call), loop) if close else "loop"
+        return _faster(lambda: vmapped(call), lambda: list(loop)) if close else "loop"
 
 
 def cannot(reason: str) -> DataError:
@@ -125,15 +147,14 @@ def check_executor(executor: str, members: Sequence[nn.Module], select: Sequence
             raise cannot(reason)
 
 
-def _key(call: Call) -> Hashable:
-    """Return the kind of a call: similar sizes, and equal in all else, share a choice."""
-    return _kind(call.inputs), _kind(call.keywords), torch.is_autocast_enabled()
+def _plainly(value: Any) -> Hashable:
+    """Return what is quickly told of an input."""
+    return (value.shape, value.dtype, value.device) if type(value) is Tensor else None
 
 
 def _kind(value: Any) -> Hashable:
     if isinstance(value, Tensor):
-        sizes = tuple(size.bit_length() for size in value.shape)
-        return sizes, value.dtype, value.device
+        return tuple(map(int.bit_length, value.shape)), value.dtype, value.device
     if isinstance(value, dict):
         return tuple((name, _kind(item)) for name, item in value.items())
     if isinstance(value, list | tuple):

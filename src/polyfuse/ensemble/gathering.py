@@ -1,7 +1,7 @@
 """Members' outputs on their way to one answer: kept while small, else only their running sum."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,31 @@ from polyfuse.errors import DataError
 AT_ONCE = 1 << 18  # numbers of all members together, up to which one stack is faster
 
 
+class Heard(NamedTuple):
+    """The members whose outputs count.
+
+    Attributes:
+        numbers: of these members.
+        names: what messages call them.
+        weights: of them; None for equal ones.
+        shares: the weights as numbers.
+        version: of the weights that this was read from.
+    """
+
+    numbers: tuple[int, ...]
+    names: list[str]
+    weights: Tensor | None = None
+    shares: Sequence[Any] | None = None
+    version: tuple[int, int] | None = None
+
+
 class Gathered:
-    """Outputs of members, added one by one.
+    """Outputs of members, taken one by one.
 
     Args:
         rule: what is made of them.
         combiner: the rule's.
-        names: of the members that will answer.
-        weights: of these members; None for equal ones.
-        shares: the same as numbers.
+        heard: the members that answer.
         calibrators: of these members, or of their mean.
         running: never keep outputs where the rule is a mean.
     """
@@ -33,29 +49,50 @@ class Gathered:
         self,
         rule: Rule,
         combiner: Any,
-        names: Sequence[str],
+        heard: Heard,
+        calibrators: Sequence[nn.Module] = (),
         *,
-        weights: Tensor | None,
-        shares: Sequence[Any] | None,
-        calibrators: Sequence[nn.Module],
         running: bool = False,
     ) -> None:
         """Begin with nothing."""
-        self.rule, self.combiner, self.names = rule, combiner, names
-        self.weights, self.shares = weights, shares
+        self.rule, self.combiner, self.heard = rule, combiner, heard
         self.calibrators, self.running = calibrators, running
         self.outputs: list[Tensor | str] = []
         self.kinds: list[Kind | str] = []
         self.total: Tensor | None = None
 
+    def taking(self, outputs: Iterable[Tensor | str]) -> Self:
+        """Take all outputs as they come: large ones of a mean are added up, not kept."""
+        each = iter(outputs)
+        first = next(each)
+        if self.rule.mean is None or not (self.running or self._is_large(first)):
+            self.outputs = [first, *each]
+            return self
+        self.add(first)
+        for output in each:
+            self.add(output)
+        return self
+
     def add(self, output: Tensor | str) -> None:
-        """Take the next member's output, or what is wrong with it."""
-        if self.rule.mean is None or tracing() or isinstance(output, str):
+        """Take the next output, or what is wrong with it; `answer` tells of what does not fit."""
+        if self.rule.mean is None:
             self.outputs.append(output)
-        elif self.total is not None or self.running or self._is_large(output):
-            self._add_up(output)
+            return
+        number = len(self.kinds)
+        self.kinds.append(output if isinstance(output, str) else Kind.of(output))
+        if isinstance(output, str) or self.kinds[-1] != self.kinds[0]:
+            return
+        if self.total is None:
+            check_output(output, self.rule)
+            wide = self._wide(output.dtype)
+            self.total = torch.zeros(output.shape, dtype=wide, device=output.device)
+        part, weights, shares = self._part(output, number), self.heard.weights, self.heard.shares
+        if weights is None or shares is None:
+            self.total.add_(part)
+        elif weights.ndim == 1:
+            self.total.add_(part, alpha=shares[number])
         else:
-            self.outputs.append(output)
+            self.total.add_(part * weights[number].to(part))
 
     def answer(self) -> Tensor:
         """Return the combined answer in the outputs' precision.
@@ -63,96 +100,132 @@ class Gathered:
         Raises:
             DataError: outputs that differ, that the combiner does not take, or a wrong answer.
         """
-        kinds = self.kinds + [o if isinstance(o, str) else Kind.of(o) for o in self.outputs]
-        check_same(kinds, self.names)
-        kind = kinds[0]
-        assert isinstance(kind, Kind)
         if self.total is not None:
-            return self._finished(self.total, kind.dtype)
-        outputs = [output for output in self.outputs if isinstance(output, Tensor)]
+            check_same(self.kinds, self.heard.names)
+            total = self.total
+            if self.heard.weights is None:
+                total = total / len(self.heard.numbers)
+            return self._finished(total, self.kinds[0].dtype)  # type: ignore[union-attr]
         if self.rule.mean is None:
-            return self._combined(outputs)
+            return self._combined()
+        stacked = stack(self.outputs, self.heard.names)
         if not tracing():
-            _check_output(outputs[0], self.rule)
-        return self._finished(self._mean(outputs), kind.dtype)
+            check_output(self.outputs[0], self.rule)  # type: ignore[arg-type]
+        return self._finished(self._mean(stacked), stacked.dtype)
 
-    def _is_large(self, output: Tensor) -> bool:
-        return not self.outputs and output.numel() * len(self.names) > AT_ONCE
+    def _is_large(self, output: Tensor | str) -> bool:
+        numbers = 0 if isinstance(output, str) or tracing() else output.numel()
+        return numbers * len(self.heard.numbers) > AT_ONCE
 
-    def _add_up(self, output: Tensor) -> None:
-        """Add a member to the sum; one that does not fit is told of by `answer`."""
-        number = len(self.kinds)
-        self.kinds.append(Kind.of(output))
-        if self.kinds[-1] != self.kinds[0]:
-            return
-        if self.total is None:
-            _check_output(output, self.rule)
-            self.total = torch.zeros(
-                output.shape, dtype=self._wide(output.dtype), device=output.device
-            )
-        part = self._part(output, number)
-        if self.weights is None or self.shares is None:
-            self.total.add_(part)
-        elif self.weights.ndim == 1:
-            self.total.add_(part, alpha=self.shares[number])
-        else:
-            self.total.add_(part * self.weights[number].to(part))
-
-    def _mean(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return the weighted sum of all members at once."""
+    def _mean(self, outputs: Tensor) -> Tensor:
+        """Return the weighted mean of all members at once."""
         if self.rule.per_member:
-            parts = torch.stack([self._part(z, number) for number, z in enumerate(outputs)])
+            parts = torch.stack([self._part(z, n) for n, z in enumerate(outputs.unbind(0))])
         else:
-            parts = self._part(torch.stack(list(outputs)), 0)
-        if self.weights is None:
-            return parts.sum(0)
-        weights = self.weights.to(parts)
-        ones = [1] * (parts.ndim - 1 - (weights.ndim - 1))
+            parts = self._part(outputs, 0)
+        if self.heard.weights is None:
+            return parts.mean(0)
+        weights = self.heard.weights.to(parts)
+        ones = [1] * (parts.ndim - weights.ndim)
         return (parts * weights.reshape(len(weights), *ones, *weights.shape[1:])).sum(0)
 
     def _part(self, output: Tensor, number: int) -> Tensor:
         """Return what a member gives to the sum."""
         assert self.rule.mean is not None
-        part = self.rule.mean.inner(output.to(self._wide(output.dtype)))
+        wide = self._wide(output.dtype)
+        part = self.rule.mean.inner(output if output.dtype is wide else output.to(wide))
         return self.calibrators[number](part) if self.rule.per_member else part
 
     def _finished(self, total: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return what is made of the sum."""
+        """Return what is made of the mean."""
         assert self.rule.mean is not None
-        if self.weights is None:
-            total = total / len(self.names)
-        elif self.weights.ndim == 2:
+        if self.heard.weights is not None and self.heard.weights.ndim == 2:
             total = total / total.sum(-1, keepdim=True)
         answer = self.rule.mean.outer(total)
         if self.calibrators and not self.rule.per_member:
             answer = self.calibrators[0](answer)
-        return answer.to(dtype)
+        return answer if answer.dtype is dtype else answer.to(dtype)
 
     def _wide(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float64 if self.calibrators else wide(dtype)
 
-    def _combined(self, outputs: Sequence[Tensor]) -> Tensor:
+    def _combined(self) -> Tensor:
         """Return what the combiner makes of all outputs.
 
         Raises:
             DataError: it returns something else than an answer a sample.
         """
         rule, options = self.rule, dict(self.rule.options)
-        if self.weights is not None:
-            options["weights"] = self.shares if tracing() else self.weights
-        given = Pieces(outputs) if rule.ours and not tracing() else torch.stack(list(outputs))
-        answer: Any = self.combiner(given, **options)
+        if self.heard.weights is not None:
+            options["weights"] = self.heard.shares if tracing() else self.heard.weights
         if rule.ours:
-            return answer  # type: ignore[no-any-return]
-        samples, stacked = outputs[0].shape[:1], (len(outputs), *outputs[0].shape)
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else None
-        if shape is None or shape[:1] != samples or shape == stacked:
-            got = type(answer).__name__ if shape is None else f"shape {shape}"
-            raise DataError(
-                f"combiner {rule.name} made {got} of outputs {stacked}; it has to return a tensor "
-                f"with one answer a sample, {(*samples, '...')}, without the member axis"
-            )
-        return answer  # type: ignore[no-any-return]
+            check_same(_kinds(self.outputs), self.heard.names)
+            given = torch.stack(self.outputs) if tracing() else Pieces(self.outputs)  # type: ignore[arg-type]
+            answer: Tensor = self.combiner(given, **options)
+            return answer
+        stacked = stack(self.outputs, self.heard.names)
+        found = self.combiner(stacked, **options)
+        _check_answer(found, stacked, rule.name)
+        return found  # type: ignore[no-any-return]
+
+
+def is_small(output: Any, count: int) -> bool:
+    """Tell whether so many outputs of this size are better stacked than added one by one."""
+    return type(output) is Tensor and output.numel() * count <= AT_ONCE
+
+
+def plain_mean(outputs: Sequence[Any], rule: Rule, names: Sequence[str]) -> Tensor:
+    """Return what `Gathered` does of small outputs with equal weights, by the shortest way.
+
+    Raises:
+        DataError: outputs that differ, or that the combiner does not take.
+    """
+    stacked = stack(outputs, names)
+    check_output(outputs[0], rule)
+    assert rule.mean is not None
+    dtype = stacked.dtype
+    if dtype is torch.float32 or dtype is torch.float64:
+        return rule.mean.outer(rule.mean.inner(stacked).mean(0))
+    return rule.mean.outer(rule.mean.inner(stacked.float()).mean(0)).to(dtype)
+
+
+def stack(outputs: Sequence[Tensor | str], names: Sequence[str]) -> Tensor:
+    """Return outputs along a new first axis.
+
+    Raises:
+        DataError: they are no tensors, or differ; with all members' names.
+    """
+    tensors: Any = outputs
+    try:
+        stacked = torch.stack(tensors)
+    except (RuntimeError, TypeError):
+        check_same(_kinds(outputs), names)
+        raise
+    dtype = stacked.dtype
+    for output in tensors:  # of several dtypes torch makes one
+        if output.dtype is not dtype:
+            check_same(_kinds(outputs), names)
+    return stacked
+
+
+def _kinds(outputs: Iterable[Tensor | str]) -> list[Kind | str]:
+    return [output if isinstance(output, str) else Kind.of(output) for output in outputs]
+
+
+def _check_answer(answer: Any, stacked: Tensor, name: str) -> None:
+    """Refuse what is no answer a sample.
+
+    Raises:
+        DataError: with the shapes.
+    """
+    shape = tuple(answer.shape) if isinstance(answer, Tensor) else None
+    samples, given = tuple(stacked.shape[1:2]), tuple(stacked.shape)
+    if shape is None or shape[:1] != samples or shape == given:
+        got = type(answer).__name__ if shape is None else f"shape {shape}"
+        raise DataError(
+            f"combiner {name} made {got} of outputs {given}; it has to return a tensor with one "
+            f"answer a sample, ({samples[0] if samples else 'n'}, ...), without the member axis"
+        )
 
 
 def check_numbers(answer: Tensor, outputs: Any, names: Sequence[str]) -> None:
@@ -160,17 +233,16 @@ def check_numbers(answer: Tensor, outputs: Any, names: Sequence[str]) -> None:
 
     Args:
         answer: of the ensemble.
-        outputs: a function that returns the members' outputs anew; called only to explain.
+        outputs: of the members, anew.
         names: of these members.
 
     Raises:
         DataError: which members, and in which rows.
     """
-    total = answer.sum().item()  # a sum sees NaN in one pass; infinities may only look like it
-    if total == total or not bool(answer.isnan().any()):
+    if not bool(answer.isnan().any()):  # infinities of both signs only looked like it
         return
     faults = []
-    for name, output in zip(names, outputs(), strict=True):
+    for name, output in zip(names, outputs, strict=True):
         odd = output.isnan() | (output == torch.inf)
         rows = odd.reshape(len(odd), -1).any(1).nonzero()[:, 0].tolist()
         if rows:
@@ -179,15 +251,15 @@ def check_numbers(answer: Tensor, outputs: Any, names: Sequence[str]) -> None:
     raise DataError(f"{said}; leave out those members, or repair the inputs they choke on")
 
 
-def _check_output(output: Tensor, rule: Rule) -> None:
+def check_output(output: Tensor, rule: Rule) -> None:
     """Refuse what the combiner would refuse.
 
     Raises:
         DataError: integers, too few axes, or a single class.
     """
-    least = 2 if rule.options.get("exclusive", True) and rule.name != "mean_value" else 1
-    classes = output.shape[-1] if least > 1 and output.ndim else 2
-    if output.is_floating_point() and output.ndim >= least and output.numel() and classes > 1:
+    shape = output.shape
+    fits = len(shape) > 1 and shape[-1] > 1 if rule.least_axes == 2 else len(shape) > 0
+    if fits and output.is_floating_point() and 0 not in shape:
         return
     values = rule.name == "mean_value"
     only: Any = Pieces((output,))
