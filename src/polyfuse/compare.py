@@ -12,7 +12,7 @@ from polyfuse.combine import CLASS_COMBINERS, mean_probability
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
 from polyfuse.members import with_average
 from polyfuse.metrics import Score, Terms, interval
-from polyfuse.population import Population, write_fusion
+from polyfuse.population import FITTED, Population, write_fusion
 from polyfuse.row_scores import Scores, all_metrics, choose, deciding, draw, judge, score_rows
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
 from polyfuse.sequences import SEQUENCE_COMBINERS
@@ -24,7 +24,8 @@ class Fused(NamedTuple):
     """One row of a scoreboard before it is scored.
 
     Attributes:
-        kind: "member"; "fusion" of predictions; or "soup", which is one model.
+        kind: "member"; "fusion" of predictions; "fitted", one that was fitted on held-out rows; or
+            "soup", which is one model.
         name: of the row.
         members: their indices.
         predictions: by split.
@@ -56,6 +57,8 @@ def compare_fusions(
     its p is at most 0.05: exact by McNemar where samples are right or wrong, else by the bootstrap,
     and corrected by Holm for all rows that are compared with that member on the split. Recommended
     is the cheapest row that validation does not tell from the best (`advice`).
+
+    Fusions that `combine_population` has fitted on the members of now are rows, too.
 
     Where averages were tracked, each adds a row for the member that is best with it on validation,
     and one for each fusion of all members with it.
@@ -94,7 +97,10 @@ def compare_fusions(
     for entry in together + averaged:
         if entry.kind == "fusion":
             write_fusion(population, *entry[1:4])
-    fused = single + together + [_soup(population, name) for name in soups] + averaged
+    fits = population.fits
+    made = [_soup(population, name) for name in soups]
+    made += [_fitted(population, name) for name, now in fits.items() if now]
+    fused = single + together + made + averaged
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -190,6 +196,14 @@ def _soup(population: Population, name: str) -> Fused:
     return Fused("soup", name, tuple(record["members"]), said)
 
 
+def _fitted(population: Population, name: str) -> Fused:
+    """Return what a fusion that was fitted on the members of now says."""
+    said = {split: population.fused(name, split) for split in SPLITS}
+    if population.fusion(name)["space"] != "label":
+        said = {split: np.exp(logs) for split, logs in said.items()}
+    return Fused(FITTED, name, tuple(population.fusion(name)["members"]), said)
+
+
 def _notes(population: Population, soups: Sequence[str]) -> list[str]:
     """Return what a reader of the scoreboard must know, a sentence each."""
     warned: dict[str, list[str]] = {}
@@ -197,6 +211,17 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
         for warning in population.fusion(name)["warnings"]:
             warned.setdefault(warning, []).append(name)
     notes = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
+    fits = population.fits
+    if fitted := [printable(name) for name, now in fits.items() if now]:
+        notes.append(
+            f"Made by polyfuse combine: {', '.join(fitted)}. What was fitted is scored on "
+            "validation by fits that did not see the row."
+        )
+    if stale := [printable(name) for name, now in fits.items() if not now]:
+        notes.append(
+            f"Left out, because members have come or gone since: {', '.join(stale)}; fit again "
+            "with polyfuse combine."
+        )
     added = [member for member in population.members if member.added]
     lacking = [printable(member.name) for member in added if not member.has_weights]
     if lacking:

@@ -26,6 +26,8 @@ from polyfuse.labels import read_index
 from polyfuse.leaks import trained_mask
 from polyfuse.members import SCHEMA, Floats, Member, fitted, open_member, write_arrays
 
+FITTED = "fitted"  # the kind of a fusion that was fitted on held-out rows
+
 
 class BaseModel(NamedTuple):
     """One model as stacking sees it.
@@ -219,6 +221,23 @@ class Population:
         folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
         return predictions.parse(*records.checked(folder, f"predictions/{split}.npy", files))
 
+    @property
+    def fits(self) -> Mapping[str, bool]:
+        """Names of the fusions that were fitted here, and whether on the members of now."""
+        folders = sorted((self.path / "fusions").glob("*/fusion.json"))
+        kept = {file.parent.name: self.fusion(file.parent.name) for file in folders}
+        now = self.fingerprint()
+        return {n: r["inputs"] == now for n, r in kept.items() if r.get("kind") == FITTED}
+
+    def fit(self, name: str) -> Mapping[str, Any]:
+        """Return the document of what was fitted: `polyfuse.combining.documents` reads it."""
+        folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
+        raw, shown = records.checked(folder, "fitted.json", files)
+        try:
+            return dict(json.loads(raw))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"'{shown}' is no document: {printable(error)}; fit it again") from None
+
     def soup(self, name: str, factory: Callable[[], nn.Module]) -> nn.Module:
         """Return a fusion that is one model, in eval mode, once its digest is checked."""
         folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
@@ -246,6 +265,7 @@ def write_fusion(
     answers: Mapping[str, NDArray[Any]],
     *,
     state: Mapping[str, Tensor] | None = None,
+    fit: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep a fusion's answers, in place of other ones of that name.
@@ -256,6 +276,7 @@ def write_fusion(
         members: their indices.
         answers: by split: probabilities, kept as their logs, or decided classes.
         state: weights, where the fusion is one model.
+        fit: document of what was fitted, where anything was.
         facts: what else its record says of it.
 
     Raises:
@@ -277,6 +298,8 @@ def write_fusion(
         write_arrays(fresh / "predictions", kept)
         if state is not None:
             safetensors.write(fresh / "model.safetensors", dict(state))
+        if fit is not None:
+            durable.write_json(fresh / "fitted.json", fit)
         record = {
             "schema": SCHEMA,
             "name": name,

@@ -12,9 +12,11 @@ from polyfuse.cli.base import (
     Several,
     app,
     completing,
+    pairs,
     settings_of,
     told,
 )
+from polyfuse.cli.combining_runs import combine_run, is_run
 from polyfuse.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,22 +36,27 @@ TASKS = (
 )
 SPACES = ("prob", "logit", "log_prob")
 STOPPED = "stopped; nothing is written"
+REPLICATES = 2000
 
 
 @app.command(
     cls=Several,
     epilog="Example: polyfuse combine val/*.csv --labels y.csv --test test/*.csv --method all "
-    "-o combined",
+    "-o combined; or: polyfuse combine RUN --method caruana",
 )
 def combine(
     predictions: Annotated[
         list[str],
         Argument(
             metavar="PRED...",
-            help="Predictions of each member on validation rows: .npy .npz .pt .csv .parquet.",
+            help="Predictions of each member on validation rows: .npy .npz .pt .csv .parquet. Or "
+            "a RUN folder.",
         ),
     ],
-    out: Annotated[Path, Option("--out", "-o", metavar="FOLDER", help="The folder to write.")],
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", metavar="FOLDER", help="The folder to write; of a RUN its fusions."),
+    ] = None,
     labels: Annotated[
         Path | None, Option(metavar="FILE", help="The truth of the validation rows.")
     ] = None,
@@ -80,7 +87,7 @@ def combine(
     costs: Annotated[
         str | None,
         Option(
-            metavar="FILE|N,N,..",
+            metavar="FILE|N,N,..|NAME=N,..",
             help="What each member costs: milliseconds, or parameters [1 each].",
         ),
     ] = None,
@@ -132,8 +139,15 @@ def combine(
     ordered: Annotated[
         bool, Option("--ordered", help="Rows are in order of time; fits see earlier ones only.")
     ] = False,
+    on: Annotated[
+        str | None,
+        Option(metavar="val|train", help="Of a RUN, the rows to fit on; train: out of fold. [val]"),
+    ] = None,
+    recipe: Annotated[
+        Path | None, Option(help="Of a RUN, its recipe, where it names your own code.")
+    ] = None,
     folds: Annotated[int, Option(min=2, help="Of cross-fitting.")] = 5,
-    replicates: Annotated[int, Option(min=2, help="Of the bootstrap.")] = 2000,
+    replicates: Annotated[int, Option(min=2, help="Of the bootstrap.")] = REPLICATES,
     seed: Annotated[int, Option(help="Of folds, bootstrap and whatever draws.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -145,8 +159,34 @@ def combine(
         ("--space", [space], SPACES),
         ("--uncovered", [uncovered], ("error", "leave_out")),
     )
+    if is_run(predictions):
+        wanted: dict[str, Any] = {
+            "on": on or "val",
+            "recipe": recipe,
+            "method": method or ["caruana"],
+        }
+        wanted |= {"options": settings_of(settings), "calibrate": calibrate}
+        others: dict[str, Any] = {
+            "--out": out,
+            "--labels": labels,
+            "--test": test,
+            "--test-labels": test_labels,
+        }
+        others |= {"--metric": metric, "--groups": groups, "--test-groups": test_groups}
+        others |= {"--costs": costs, "--trained": trained, "--use": use, "--task": task}
+        others |= {"--space": space, "--classes": classes, "--levels": levels}
+        others |= {"--blank": blank is not None, "--ordered": ordered}
+        others |= {"--uncovered": uncovered != "error"}
+        others |= {"--replicates": replicates != REPLICATES}
+        wanted |= {"folds": folds, "seed": seed}
+        combine_run(Path(predictions[0]), wanted, others, as_json=as_json, quiet=quiet)
+        return
     if labels is None:
         raise BadParameter("name the file of labels", param_hint="--labels")
+    if out is None:
+        raise BadParameter("name the folder to write: -o FOLDER", param_hint="--out")
+    if on or recipe:
+        raise BadParameter("it goes with a RUN folder", param_hint="--on" if on else "--recipe")
     options: dict[str, Any] = {
         "test": files_of(test) if test else None,
         "test_labels": test_labels,
@@ -205,6 +245,10 @@ def files_of(texts: list[str]) -> list[str]:
 def _costs(text: str | None) -> Any:
     if text is None or Path(text).exists():
         return text
+    if "=" in text:
+        named = pairs(text.split(","), "--costs")
+        numbers = _numbers(",".join(value for _, value in named), "--costs")
+        return dict(zip((name for name, _ in named), numbers or (), strict=True))
     return _numbers(text, "--costs")
 
 
@@ -240,7 +284,7 @@ def show(done: "Combination", out: Path) -> None:
         show_table(board.table(split))
     width = max(map(len, board.passed_over))
     passed = [[f"{name:<{width}}  {why}"] for name, why in board.passed_over.items()]
-    show_table(Table(f"Why none but {board.recommended} is recommended", [""], passed))
+    show_table(Table(f"Recommended: {board.recommended}", ["passed over, and why"], passed))
     for line in board.summary():
         show_text(line)
     weights = done.weights.get(done.use, {})

@@ -12,9 +12,10 @@ from polyfuse.combine import mean_probability
 from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
+from polyfuse.fitted_fusions import answer
 from polyfuse.inference import predict
 from polyfuse.members import Member, with_average
-from polyfuse.population import Population
+from polyfuse.population import FITTED, Population
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
@@ -102,7 +103,8 @@ class Run:
         population = with_averages_of(row, self.population)
         index = population.index
         fusions = {with_average(n, row.get("average")): f for n, f in plan.fusions.items()}
-        if row["kind"] != "member" and row["name"] not in {**fusions, **plan.soups}:
+        known = {**fusions, **plan.soups, **population.fits}
+        if row["kind"] != "member" and row["name"] not in known:
             raise RunError(
                 f"'{self.path}/leaderboard.json' has a fusion that recipe.yaml lacks: "
                 f"{printable(row['name'])}; run the recipe again to rebuild it"
@@ -114,9 +116,13 @@ class Run:
             chosen = [m for m in population.members if m.index in row["members"]]
             made_by = _factories(chosen, plan, factories or {})
             models = [m.model(make) for m, make in zip(chosen, made_by, strict=True)]
-        logits = np.stack([predict(model, split) for model in models])
-        combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
-        return list(zip(split.names, answers(combiner(logits), index["blank"]), strict=True))
+        logits = [predict(model, split) for model in models]
+        if row["kind"] == FITTED:
+            said = answer(population, row["name"], dict(zip(row["members"], logits, strict=True)))
+        else:
+            combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
+            said = combiner(np.stack(logits))
+        return list(zip(split.names, answers(said, index["blank"]), strict=True))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the scoreboard as a pandas DataFrame."""

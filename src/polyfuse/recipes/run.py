@@ -283,8 +283,11 @@ def _compare(
         averages = [None, *plan.options.averaging]
         names = [with_average(name, a) for a in averages for name in plan.fusions] + [*plan.soups]
         records = [population.path / "fusions" / name / "fusion.json" for name in names]
+        shown = {row["name"] for row in board.rows}
+        fitted = {name for name, now in population.fits.items() if now}
         made_of = board.document.get("population")
-        if made_of == population.fingerprint() and all(record.is_file() for record in records):
+        whole = fitted <= shown and all(record.is_file() for record in records)
+        if whole and made_of == population.fingerprint():
             return board
     own = population.trained_here
     make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
