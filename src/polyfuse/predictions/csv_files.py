@@ -218,7 +218,7 @@ class _Columns:
     def _begin(self, rows: list[Row]) -> None:
         """Decide from the first rows which columns hold numbers."""
         others = [i for i in range(self.width) if i != self.id_position]
-        texts = {i: sum(not _reads(row[i]) for row in rows) for i in others}
+        texts = {i: _texts_among([row[i] for row in rows]) for i in others}
         most = 0 if self.labels else len(rows) // 2
         self.numeric = [i for i, count in texts.items() if count <= most]
         self.texts = {i: [] for i in range(self.width) if i not in self.numeric}
@@ -268,6 +268,16 @@ class _Columns:
             self.numeric or [],
             self.whole and numbers.size > 0 and bool(np.isfinite(numbers).all()),
         )
+
+
+def _texts_among(cells: Sequence[str]) -> int:
+    """Return how many cells are no numbers; fast where none is."""
+    try:
+        for _ in map(float, cells):
+            pass
+    except ValueError:
+        return sum(not _reads(cell) for cell in cells)
+    return sum("_" in cell for cell in cells)
 
 
 def _reads(cell: str) -> bool:
