@@ -208,8 +208,12 @@ def test_neighbours_are_exact_far_from_zero_and_ties_go_to_the_earlier_row():
     exact = np.sqrt(((points - points[:50, None] - 1e-5) ** 2).sum(-1))
     assert np.array_equal(rows, np.argsort(exact, 1)[:, :5])
     assert np.allclose(far, np.sort(exact, 1)[:, :5], rtol=1e-4)
-    same = np.repeat([[1.0, 2.0]], 6, 0)
-    assert around(same).nearest(same[:1], 3)[0].tolist() == [[0, 1, 2]]
+    same = np.repeat([[1.0, 2.0], [3.0, 3.0]], 400, 0)
+    assert around(same).nearest(same[::400], 3)[0].tolist() == [[0, 1, 2], [400, 401, 402]]
+    grid = draw.integers(0, 3, (500, 3)).astype(float)
+    rows, far = around(grid).nearest(grid[:40], 30)
+    exact = np.sqrt(((grid - grid[:40, None]) ** 2).sum(-1)).round(9)
+    assert np.array_equal(rows, np.argsort(exact, 1, kind="stable")[:, :30])
     random = draw.normal(size=(200, 7))
     found = (
         NearestNeighbors(n_neighbors=4, metric="cosine").fit(random).kneighbors(random[:20] + 1)[1]

@@ -19,6 +19,7 @@ from polyfuse.fitted_json import KINDS, Kind, StoredFunction, from_document, to_
 from polyfuse.fitted_json.values import LARGE, decode, encode
 from polyfuse.greedy_selection import GreedySelection
 from polyfuse.simplex import SimplexWeights
+from polyfuse.stacking import Blender, Stacker
 from polyfuse.thresholds import DecisionThresholds
 
 DRAW = np.random.default_rng(0)
@@ -70,7 +71,12 @@ OTHERS = {
     ),
     "heads": DynamicSelection(k=3).fit(P.reshape(4, 10, 5, 3), LABELS.reshape(10, 5)),
 }
-ALL = {**ON_MEMBERS, **ON_SCORES, **OTHERS}
+STACKED = {
+    "stacker": Stacker().fit(P, LABELS),
+    "stacker of layers": Stacker(layers=[["logistic"]], final="mean", folds=3).fit(P, LABELS),
+    "blender": Blender(meta="logistic", holdout=0.4).fit(P, LABELS),
+}
+ALL = {**ON_MEMBERS, **ON_SCORES, **OTHERS, **STACKED}
 
 
 def through_json(fitted):
@@ -100,20 +106,17 @@ def same_parts(one, other):
 
 
 def test_every_kind_is_tried():
-    assert {to_document(fitted)["kind"] for fitted in ALL.values()} >= set(KINDS) - {
-        "stacker",
-        "blender",
-    }
+    assert {to_document(fitted)["kind"] for fitted in ALL.values()} >= set(KINDS)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in STACKED])
 def test_there_and_back_is_exact(name):
     fitted, back = ALL[name], through_json(ALL[name])
     assert same(fitted, back)
     assert to_document(back) == to_document(fitted)
 
 
-@pytest.mark.parametrize("name", ON_MEMBERS)
+@pytest.mark.parametrize("name", [*ON_MEMBERS, *STACKED])
 def test_what_comes_back_predicts_the_same(name):
     new = np.random.default_rng(1).dirichlet(np.ones(3), (4, 20))
     assert np.array_equal(ALL[name].predict_proba(new), through_json(ALL[name]).predict_proba(new))
@@ -250,6 +253,20 @@ def test_a_class_may_bring_its_own_document():
         to_document(Own(5))
 
 
+class Trusting(Own):
+    @classmethod
+    def from_document(cls, document, trusted=()):
+        return cls(trusted)
+
+
+def test_what_is_trusted_is_handed_to_a_class_that_asks_for_it():
+    kinds = {"trusting": Kind(Trusting), "own": Kind(Own)}
+    document = to_document(Trusting(1), kinds=kinds)
+    assert from_document(document, kinds=kinds).size == ()
+    assert from_document(document, kinds=kinds, trusted=["a.B"]).size == ["a.B"]
+    assert from_document(to_document(Own(5), kinds=kinds), kinds=kinds, trusted=["a.B"]).size == 2
+
+
 def test_what_is_not_fitted_or_cannot_be_stored_is_refused():
     with pytest.raises(DataError, match="this SimplexWeights is not fitted"):
         to_document(SimplexWeights())
@@ -346,9 +363,9 @@ def changed(name, *path_and_value):
         (changed("greedy", "found", "weights_", "shape", [2, 2]), "with 1 axes"),
         (changed("greedy", "found", "order_", {"tuple": [-1]}), "-1 is no whole number"),
         (changed("simplex", "parameters", "per_class", True), "go with per_class=True"),
-        (changed("temperature", "found", "temperature_", -1.0), "is not above 0"),
+        (changed("temperature", "found", "temperature_", -1.0), "-1.0 is not from 1e-50"),
         (changed("temperature", "found", "temperature_", math.nan), "a bare NaN"),
-        (changed("temperature", "found", "temperature_", 10**400), "no finite number"),
+        (changed("temperature", "found", "temperature_", 10**400), "is not from 1e-50"),
         (changed("temperature", "parameters", "bounds", {"tuple": [1.0]}), "is no tuple"),
         (
             changed("vector", "found", "offsets_", encode(np.ones(2), None)),
@@ -362,12 +379,15 @@ def changed(name, *path_and_value):
             changed("isotonic", "found", "steps_", "tuple", 0, {"tuple": []}),
             "a problem has two arrays",
         ),
-        (changed("thresholds of classes", "found", "thresholds_", "values", 0, -1.0), "above 0"),
+        (
+            changed("thresholds of classes", "found", "thresholds_", "values", 0, -1.0),
+            "from 0 to 2",
+        ),
         (changed("dynamic", "parameters", "k", 51), "do not fit 50 rows"),
         (changed("dynamic", "parameters", "k", 0), "k=0 must be at least 1"),
         (changed("dynamic", "parameters", "distance", "far"), "distance='far' is not known"),
         (changed("dynamic", "found", "shape_", {"tuple": [4]}), r"shape_ is not|side by side"),
-        (changed("dynamic", "found", "scale_", "values", 0, 0.0), "scale_ must be above 0"),
+        (changed("dynamic", "found", "scale_", "values", 0, 0.0), "are not all finite from 1e-50"),
         (changed("beta, pool", "parameters", "method", "vector"), "not of method='vector'"),
         (changed("beta, pool", "parameters", "per_member", None), "None is no bool"),
         (changed("beta, pool", "found", "calibrators_", {"tuple": []}), "no tuple of 1 or more"),
@@ -377,7 +397,7 @@ def changed(name, *path_and_value):
             "a calibrator for each",
         ),
         (changed("beta, each, weighed", "parameters", "weights", ["a"]), "neither|no numbers"),
-        (changed("weights", "found", "weights_", "values", 0, -0.1), "from 0 to inf"),
+        (changed("weights", "found", "weights_", "values", 0, -0.1), "not all finite from 0"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(document, told):

@@ -204,3 +204,22 @@ def test_weights_from_scores():
 def test_what_makes_no_sense_is_refused(options, words):
     with pytest.raises(DataError, match=words):
         SimplexWeights(**options).fit(*drawn(0))
+
+
+def test_weights_in_proportion_to_scores_or_against_losses():
+    scores = np.array([[0.9, 0.6, 0.3], [0.7, 0.6, 0.1]])
+    means = np.array([0.8, 0.6, 0.2])
+    for power in (0, 1, 2.5):
+        assert np.allclose(score_weights(scores, power=power), means**power / (means**power).sum())
+        against = means**-power / (means**-power).sum()
+        assert np.allclose(score_weights(scores, power=power, higher_is_better=False), against)
+    for bad, told in [
+        ({}, "either temperature= or power="),
+        ({"power": 1, "temperature": 1}, "either temperature= or power="),
+        ({"power": -1}, "power=-1 must be finite"),
+        ({"power": np.nan}, "power=nan must be finite"),
+    ]:
+        with pytest.raises(DataError, match=told):
+            score_weights(scores, **bad)
+    with pytest.raises(DataError, match=r"the lowest score is -0\.1, and power= needs"):
+        score_weights([0.5, -0.1], power=1)

@@ -135,23 +135,35 @@ class SimplexWeights(Parameters):
         return weights, of_loss(weights)[0], gap(whole(weights)[1], weights)
 
 
-def score_weights(scores: Any, *, temperature: float, higher_is_better: bool = True) -> Floats:
-    """Return weights from cross-validated scores: the softmax of `score / temperature`.
+def score_weights(
+    scores: Any,
+    *,
+    temperature: float | None = None,
+    power: float | None = None,
+    higher_is_better: bool = True,
+) -> Floats:
+    """Return weights from cross-validated scores: their softmax, or in proportion to them.
 
     Args:
         scores: `(member,)`, or `(fold, member)`, of which the mean over folds is taken.
-        temperature: a difference in score that is worth a factor e; infinite gives equal weights.
+        temperature: weights are the softmax of `score / temperature`: a difference in score that is
+            worth a factor e; infinite gives equal weights.
+        power: in its place: weights are in proportion to `score ** power`, of a loss to
+            `loss ** -power`; 1 is plain proportion, 0 gives equal weights.
         higher_is_better: False for a loss.
 
     Returns:
         `(member,)` weights that sum to one.
 
     Raises:
-        DataError: no finite scores, or a temperature that is not positive.
+        DataError: no finite scores, not one of temperature and power, or one out of range; for
+            `power`, scores that are not positive.
 
     Example:
         >>> score_weights([0.9, 0.9, 0.8], temperature=0.05).round(3).tolist()
         [0.468, 0.468, 0.063]
+        >>> score_weights([0.1, 0.2], power=1, higher_is_better=False).round(3).tolist()
+        [0.667, 0.333]
     """
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim not in (1, 2) or not array.size or not np.isfinite(array).all():
@@ -159,10 +171,32 @@ def score_weights(scores: Any, *, temperature: float, higher_is_better: bool = T
             f"expected finite scores (member,) or (fold, member), got shape {array.shape} with "
             f"{int((~np.isfinite(array)).sum())} that are not finite; leave that member out"
         )
-    if not temperature > 0:
-        raise DataError(f"temperature={temperature} must be greater than 0; 0.01 is one point")
     means = array.mean(0) if array.ndim == 2 else array
-    return _softmax((means if higher_is_better else -means) / temperature)
+    sign = 1 if higher_is_better else -1
+    return _softmax(sign * _proportions(means, temperature, power))
+
+
+def _proportions(means: Floats, temperature: float | None, power: float | None) -> Floats:
+    """Return the logarithms that weights are in proportion to, of scores of which more is better.
+
+    Raises:
+        DataError: not one of temperature and power, out of range, or scores that are not positive.
+    """
+    if (temperature is None) == (power is None):
+        raise DataError("bring either temperature= or power=: the softmax, or a proportion")
+    if temperature is not None:
+        if not temperature > 0:
+            raise DataError(f"temperature={temperature} must be greater than 0; 0.01 is one point")
+        return means / temperature
+    assert power is not None
+    if not 0 <= power < np.inf:
+        raise DataError(f"power={power} must be finite and not negative")
+    if means.min() <= 0:
+        raise DataError(
+            f"the lowest score is {means.min():.3g}, and power= needs scores above 0; use "
+            "temperature="
+        )
+    return power * np.log(means)
 
 
 def _rows(predictions: Any, labels: Any, loss: str, uncovered: str) -> HeldOut:

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polyfuse.classical import nearest_rows
 from polyfuse.errors import DataError
 from polyfuse.fitting import Floats
 
 Rows = NDArray[np.int64]
 _SPARE = 8  # rows above 2 k that are measured again, exactly
+_SAME = 1e-6  # distances that differ by less, relatively, may come in the wrong order
 
 
 def _unit(points: Floats) -> Floats:
@@ -37,17 +39,23 @@ DISTANCES: dict[str, Callable[[Floats], Floats]] = {
 
 
 class Neighbours(NamedTuple):
-    """The rows that neighbours are looked for among, `(row, coordinate)`, around their mean."""
+    """The rows that neighbours are looked for among.
+
+    Attributes:
+        points: `(row, coordinate)` around their mean.
+        centre: `(coordinate,)` the mean.
+        find: returns the numbers of the k rows that are nearest, but for rounding errors.
+    """
 
     points: Floats
     centre: Floats
-    squares: Floats
+    find: Callable[[Floats, int], Rows]
 
     def nearest(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
         """Return the k nearest rows, nearest first, and their distances: `(query, k)` each.
 
         Args:
-            queries: `(query, coordinate)`; so few that `(query, row)` fits in memory.
+            queries: `(query, coordinate)`.
             k: at most the number of rows.
 
         Example:
@@ -56,13 +64,17 @@ class Neighbours(NamedTuple):
             ([[2, 1]], [[1.0, 3.0]])
         """
         away = queries - self.centre
-        # What is the same for all rows of a query is left out.
-        rough = self.squares - 2 * (away @ self.points.T)
-        few = min(2 * k + _SPARE, len(self.points))
-        listed = np.sort(np.argpartition(rough, few - 1, axis=1)[:, :few], axis=1)
+        listed = np.sort(self.find(away, min(2 * k + _SPARE, len(self.points))), axis=1)
         exact = np.sqrt(((self.points[listed] - away[:, None]) ** 2).sum(-1))
-        order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(listed, order, 1), np.take_along_axis(exact, order, 1)
+        order = np.argsort(exact, axis=1, kind="stable")
+        listed, exact = np.take_along_axis(listed, order, 1), np.take_along_axis(exact, order, 1)
+        if listed.shape[1] < len(self.points):
+            # As near as the last one that was listed may be rows that were not.
+            for query in np.flatnonzero(exact[:, k - 1] * (1 + _SAME) >= exact[:, -1]):
+                far = np.sqrt(((self.points - away[query]) ** 2).sum(-1))
+                listed[query, :k] = np.argsort(far, kind="stable")[:k]
+                exact[query, :k] = far[listed[query, :k]]
+        return listed[:, :k], exact[:, :k]
 
 
 def around(points: Floats) -> Neighbours:
@@ -77,7 +89,7 @@ def around(points: Floats) -> Neighbours:
     """
     centre = points.mean(0)
     moved = points - centre
-    return Neighbours(moved, centre, (moved**2).sum(-1))
+    return Neighbours(moved, centre, nearest_rows(moved))
 
 
 def numbers_at_once(rows: int, coordinates: int, k: int) -> int:
@@ -85,6 +97,6 @@ def numbers_at_once(rows: int, coordinates: int, k: int) -> int:
 
     Example:
         >>> numbers_at_once(100, 10, 1)
-        200
+        100
     """
-    return rows + min(2 * k + _SPARE, rows) * coordinates
+    return min(2 * k + _SPARE, rows) * coordinates

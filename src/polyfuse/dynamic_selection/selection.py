@@ -247,11 +247,9 @@ class DynamicSelection(Parameters):
         return weights
 
     def _chunks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        _, heads, members = self.right_.shape
-        one = max(
-            numbers_at_once(*self.points_.shape, self.k), heads * members * (self.k + members)
-        )
-        step = max(1, _CHUNK // one)
+        known, heads, members = self.right_.shape
+        search = numbers_at_once(known, self.points_.shape[1], self.k)
+        step = max(1, _CHUNK // max(search, heads * members * (self.k + members)))
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
@@ -286,12 +284,14 @@ def _ballots(p: Floats) -> Floats:
 def _pooled(p: Floats, weights: Floats) -> Floats:
     """Return `(sample, ..., class)` means of the members that have a say."""
     flat = p.reshape(*p.shape[:2], -1, p.shape[-1])
-    said = ~np.isnan(flat).any(-1)
+    said = np.asarray(~np.any(np.isnan(flat), axis=-1))
     own = np.moveaxis(weights, -1, 0) * said
     total = own.sum(0)
     # Where those that count have no say, the others speak with one voice each.
     own = np.where((total == 0) & said.any(0), said, own)
-    mean = (own[..., None] * np.where(said[..., None], flat, 0)).sum(0)
+    mean = np.zeros(flat.shape[1:])
+    for share, member in zip(own, flat, strict=True):
+        mean += share[..., None] * np.nan_to_num(member)
     with np.errstate(invalid="ignore"):
         shared: Floats = mean / own.sum(0)[..., None]
     return shared.reshape(p.shape[1:])

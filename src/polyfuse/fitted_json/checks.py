@@ -110,14 +110,19 @@ def number(value: Any) -> str:
     return "" if fits else f"{_shown(value)} is no finite number"
 
 
-def positive(value: Any) -> str:
-    """Check for a finite number above zero.
+def between(low: float, high: float) -> Check:
+    """Return a check for a number in a range.
 
     Example:
-        >>> positive(0.0)
-        '0.0 is not above 0'
+        >>> between(0.5, 2)(0.0)
+        '0.0 is not from 0.5 to 2'
     """
-    return number(value) or ("" if value > 0 else f"{_shown(value)} is not above 0")
+
+    def check(value: Any) -> str:
+        inside = not number(value) and low <= value <= high
+        return "" if inside else f"{_shown(value)} is not from {low:g} to {high:g}"
+
+    return check
 
 
 def whole(value: Any) -> str:

@@ -1,8 +1,9 @@
 """Documents of what was fitted: written exactly, and read as if a stranger had sent them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
+from inspect import signature
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def to_document(fitted: Any, *, kinds: Mapping[str, Kind] = KINDS) -> dict[str, 
     fitted = Weights(fitted) if isinstance(fitted, np.ndarray) else fitted
     name = _kind_of(fitted, kinds)
     own = kinds[name].found
-    head = {"schema": SCHEMA, "kind": name}
+    head: dict[str, Any] = {"schema": SCHEMA, "kind": name}
     if own is None:
         return {**head, "own": fitted.document()}
 
@@ -64,12 +65,15 @@ def to_document(fitted: Any, *, kinds: Mapping[str, Kind] = KINDS) -> dict[str, 
     return document
 
 
-def from_document(document: Any, *, kinds: Mapping[str, Kind] = KINDS) -> Any:
+def from_document(
+    document: Any, *, kinds: Mapping[str, Kind] = KINDS, trusted: Collection[str] = ()
+) -> Any:
     """Return the fitted object that a document describes; nothing in it is imported or run.
 
     Args:
         document: as `json.loads` gave it, from anyone.
         kinds: what may be read.
+        trusted: names of types and factories that a stacking may load all the same.
 
     Returns:
         An object of the kind's class, or for plain weights an array. A function that was a
@@ -87,15 +91,20 @@ def from_document(document: Any, *, kinds: Mapping[str, Kind] = KINDS) -> Any:
         polyfuse.errors.DataError: 'weight' is no kind of fitted object; did you mean 'weights'?;
         there are weights, greedy_selection, ...
     """
-    return _read(document, kinds, 0)
+    return _read(document, _Reader(kinds, trusted), 0)
 
 
-def _read(document: Any, kinds: Mapping[str, Kind], depth: int) -> Any:
+class _Reader(NamedTuple):
+    kinds: Mapping[str, Kind]
+    trusted: Collection[str]
+
+
+def _read(document: Any, how: _Reader, depth: int) -> Any:
     if depth > DEPTH:
         raise DataError(f"documents are nested in more than {DEPTH} levels")
-    kind = _head(document, kinds)
+    kind = _head(document, how.kinds)
     if kind.found is None:
-        return _read_own(document, kind)
+        return _read_own(document, kind, how.trusted)
     makers = _hints(kind.make)
     faults = [
         *_key_faults("parameters", document["parameters"], makers),
@@ -105,7 +114,7 @@ def _read(document: Any, kinds: Mapping[str, Kind], depth: int) -> Any:
         raise DataError("\n".join(faults))
 
     def nested(inner: Any) -> Any:
-        return _read(inner, kinds, depth + 1)
+        return _read(inner, how, depth + 1)
 
     values: dict[str, Any] = {}
     for part in ("parameters", "found"):
@@ -134,10 +143,13 @@ def _made(name: str, kind: Kind, values: Mapping[str, Any], makers: Mapping[str,
     return made
 
 
-def _read_own(document: Mapping[str, Any], kind: Kind) -> Any:
+def _read_own(document: Mapping[str, Any], kind: Kind, trusted: Collection[str]) -> Any:
     make: Any = kind.make
+    takes = signature(make.from_document).parameters
     try:
-        return make.from_document(document["own"])
+        return make.from_document(
+            document["own"], **({"trusted": trusted} if "trusted" in takes else {})
+        )
     except _STUMBLES as error:
         raise DataError(
             f"this is no document of a {make.__name__} ({type(error).__name__}: "

@@ -10,9 +10,9 @@ from polyfuse.dynamic_selection import DynamicSelection
 from polyfuse.fitted_json.checks import (
     Check,
     array,
+    between,
     flag,
     number,
-    positive,
     tuple_of,
     weights,
     whole,
@@ -21,7 +21,10 @@ from polyfuse.fitted_json.checks import (
 from polyfuse.greedy_selection import METRICS as GREEDY_METRICS
 from polyfuse.greedy_selection import GreedySelection
 from polyfuse.simplex import LOSSES, SimplexWeights
+from polyfuse.stacking import Blender, Stacker
 from polyfuse.thresholds import AVERAGES, METRICS, DecisionThresholds
+
+_MOST = 1e50  # numbers beyond it would overflow in a product or a square
 
 
 class Weights(NamedTuple):
@@ -36,7 +39,7 @@ class Kind(NamedTuple):
     Attributes:
         make: its class.
         found: attributes that fit finds, and what they must be. None: the class brings `document()`
-            and `from_document(document)` itself.
+            and `from_document(document)` itself, which may take `trusted`.
         parameters: what parameters must be, beyond their types.
         faults: returns what does not fit together.
     """
@@ -45,6 +48,10 @@ class Kind(NamedTuple):
     found: Mapping[str, Check] | None = None
     parameters: Mapping[str, Check] = {}
     faults: Callable[[Any], Iterable[str]] = lambda fitted: ()
+
+
+def _numbers(axes: int) -> Check:
+    return array(axes, low=-_MOST, high=_MOST)
 
 
 def _greedy(fitted: GreedySelection) -> Iterable[str]:
@@ -78,7 +85,7 @@ def _pool(fitted: CalibratedPool) -> Iterable[str]:
 
 def _pool_weights(fitted: CalibratedPool) -> Iterable[str]:
     asked = np.asarray(fitted.weights, np.float64)
-    if asked.ndim not in (1, 2) or not (asked >= 0).all() or not asked.any():
+    if asked.ndim not in (1, 2) or not ((asked >= 0) & (asked <= _MOST)).all() or not asked.any():
         yield "weights must be (member,) or (member, class), not negative, not all 0"
     elif fitted.per_member:
         silent = ~asked.reshape(len(asked), -1).any(1)
@@ -110,7 +117,7 @@ def _step(value: Any) -> str:
 
 
 def _thresholds(fitted: DecisionThresholds) -> Iterable[str]:
-    if not fitted.several_ and (fitted.thresholds_ <= 0).any():
+    if not fitted.several_ and (fitted.thresholds_ < 1e-305).any():
         yield "thresholds_ of classes must be above 0"
 
 
@@ -122,8 +129,6 @@ def _dynamic(fitted: DynamicSelection) -> Iterable[str]:
         yield "points_, right_ and own_ are not of the same rows and members"
     if not fitted.shift_.shape == fitted.scale_.shape == (columns,):
         yield "shift_ and scale_ are not of the coordinates of points_"
-    if (fitted.scale_ <= 0).any():
-        yield "scale_ must be above 0"
     size = _product(fitted.shape_)
     if not fitted.shape_ or not size or size != heads * fitted.shape_[-1]:
         yield "shape_ is not (head, ..., class) of right_"
@@ -149,12 +154,12 @@ _UNCOVERED = {"uncovered": words("error", "leave_out")}
 _SPACE = {**_UNCOVERED, "space": words("prob", "logit")}
 
 KINDS: dict[str, Kind] = {
-    "weights": Kind(Weights, {"weights_": array(1, 2, low=0)}),
+    "weights": Kind(Weights, {"weights_": array(1, 2, low=0, high=_MOST)}),
     "greedy_selection": Kind(
         GreedySelection,
         {
             "weights_": weights(1),
-            "counts_": array(1, dtype="int64", low=0),
+            "counts_": array(1, dtype="int64", low=0, high=1 << 40),
             "order_": tuple_of(whole),
             "path_": tuple_of(number),
             "score_": number,
@@ -178,27 +183,29 @@ KINDS: dict[str, Kind] = {
         {**_UNCOVERED, "method": words(*CALIBRATORS)},
         _pool,
     ),
-    "temperature": Kind(Temperature, {"temperature_": positive}, _SPACE),
-    "vector": Kind(Vector, {"factors_": array(1), "offsets_": array(1)}, _SPACE, _vector),
-    "beta": Kind(Beta, {"coefficients_": array(2)}, _SPACE, _beta),
+    "temperature": Kind(Temperature, {"temperature_": between(1 / _MOST, _MOST)}, _SPACE),
+    "vector": Kind(Vector, {"factors_": _numbers(1), "offsets_": _numbers(1)}, _SPACE, _vector),
+    "beta": Kind(Beta, {"coefficients_": _numbers(2)}, _SPACE, _beta),
     "isotonic": Kind(Isotonic, {"steps_": tuple_of(_step, least=1)}, _SPACE),
     "decision_thresholds": Kind(
         DecisionThresholds,
-        {"thresholds_": array(1), "score_": number, "several_": flag},
+        {"thresholds_": array(1, low=0, high=2), "score_": number, "several_": flag},
         {**_UNCOVERED, "metric": words(*METRICS), "average": words(*AVERAGES)},
         _thresholds,
     ),
     "dynamic_selection": Kind(
         DynamicSelection,
         {
-            "points_": array(2),
+            "points_": _numbers(2),
             "right_": array(3, dtype="bool"),
             "own_": array(3, low=0, high=1),
             "shape_": tuple_of(whole, least=1),
-            "shift_": array(1),
-            "scale_": array(1),
+            "shift_": _numbers(1),
+            "scale_": array(1, low=1 / _MOST, high=_MOST),
         },
         _UNCOVERED,
         _dynamic,
     ),
+    "stacker": Kind(Stacker),
+    "blender": Kind(Blender),
 }
