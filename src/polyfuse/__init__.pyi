@@ -5,6 +5,7 @@ from .averaging import Averages as Averages
 from .checkpoints import load_checkpoint as load_checkpoint
 from .combine import COMBINERS as COMBINERS
 from .combine import mean_probability as mean_probability
+from .combining import combine_predictions as combine_predictions
 from .compare import FUSIONS as FUSIONS
 from .compare import compare_fusions as compare_fusions
 from .data.arrays import Arrays as Arrays

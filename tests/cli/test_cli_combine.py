@@ -57,7 +57,8 @@ def test_files_of_all_kinds_become_one_combination(said):
     assert result.exit_code == 0, result.output
     for line in ("Validation (choices are made here)", "Test (nothing is chosen here)"):
         assert line in result.stdout
-    assert "is recommended" in result.stdout
+    assert "Recommended: " in result.stdout
+    assert "passed over, and why" in result.stdout
     assert "Cross-fitted in 5 folds on validation: caruana." in result.stdout
     assert "out: mean   Next: polyfuse predict out PRED... -o answers.csv" in result.stdout
     assert result.stderr == ""
@@ -85,7 +86,7 @@ def test_new_predictions_get_the_same_answers_bit_for_bit():
 def test_all_tries_all_and_json_says_all():
     result = polyfuse(
         *("combine", "val/*", "--labels", "val_labels.csv", "--method", "all"),
-        *("--costs", "1,2,3,4", "-o", "out", "--json", *FEW),
+        *("--costs", "d=4,c=3,b=2,a=1", "-o", "out", "--json", *FEW),
     )
     document = json.loads(result.stdout)
     names = [row["name"] for row in document["leaderboard"]["rows"]]

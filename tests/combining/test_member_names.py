@@ -14,6 +14,7 @@ from polyfuse.errors import DataError
         (["a/one.npy", "b/two.npy"], ["a/one", "b/two"]),
         (["cnn.npy", "cnn.csv"], ["cnn.npy", "cnn.csv"]),
         (["val/cnn.v2.npy", "val/cnn.v1.npy"], ["cnn.v2", "cnn.v1"]),
+        (["members/000/said/val.npy", "members/001/said/val.npy"], ["000", "001"]),
         (["one.npy"], ["one"]),
         ([None, None], ["member_0", "member_1"]),
     ],

@@ -26,7 +26,7 @@ def member_names(entries: Sequence[Any]) -> list[str]:
         return [f"member_{number}" for number in range(len(entries))]
     parts = [PurePath(entry).parts for entry in entries]
     stems = [(*part[:-1], PurePath(part[-1]).stem) for part in parts]
-    if len({stem[-1] for stem in stems}) == 1 < min(len(stems), *map(len, stems)):
+    while len({stem[-1] for stem in stems}) == 1 < min(len(stems), *map(len, stems)):
         stems = [stem[:-1] for stem in stems]  # a/val.npy and b/val.npy
     short = ["/".join(name) for name in _without_shared(stems)]
     if len(set(short)) == len(short) and all(short):
