@@ -10,6 +10,7 @@ from polyfuse import Arrays, Population, Splits, compare_fusions, read_scoreboar
 from polyfuse.errors import DataError, PolyfuseError, RunError
 from polyfuse.metrics import bootstrap_counts
 from polyfuse.predictions import read
+from polyfuse.row_scores import MORE_METRICS
 
 ROWS, CLASSES, MEMBERS = 40, 3, 3
 
@@ -259,8 +260,10 @@ def test_strings_are_scored_as_strings(tmp_path):
     data = Splits(strings(), strings(), strings())
     shape = (ROWS, positions, CLASSES)
     logits = {i: {n: draw.standard_normal(shape) for n in data._fields} for i in range(2)}
-    found = board(tiny.population(tmp_path, data, logits))
+    found = board(tiny.population(tmp_path, data, logits), metrics=list(MORE_METRICS))
     assert found.document["metric"] == "string_accuracy"
+    more = [found.row("mean_logit")["test"][name] for name in MORE_METRICS]
+    assert all(score["low"] <= score["value"] <= score["high"] for score in more)
     assert {"position_vote", "string_vote"} < {row["name"] for row in found.rows}
     read_off = logits[0]["test"].argmax(-1)
     read_off[read_off[:, 0] == blank, 1] = blank

@@ -14,6 +14,7 @@ from polyfuse.data.images import _PIXELS
 from polyfuse.merge.buffers import POLICIES
 from polyfuse.recipes import source
 from polyfuse.recipes.schema import KINDS, _Recipe
+from polyfuse.row_scores import MORE_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -85,3 +86,7 @@ def test_averaging_page_names_every_rule_and_its_options():
         assert all(
             f"`{option}`" in page or f"`{option}=" in page for option in signature(make).parameters
         )
+
+
+def test_recipes_page_names_every_metric_of_a_scoreboard():
+    assert all(f"`{name}`" in read("recipes.md") for name in MORE_METRICS)

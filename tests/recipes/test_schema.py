@@ -100,6 +100,7 @@ def test_all_parts_are_checked_though_others_are_faulty():
         ("seed: 4294967296", "seed: should be less than 4294967296; got 4294967296"),
         ("scoreboard: {replicates: 0}", "scoreboard.replicates: should be greater than or equal"),
         ("scoreboard: {replicate: 9}", "did you mean 'replicates'?"),
+        ("scoreboard: {metrics: [breir]}", "scoreboard.metrics.0: unknown 'breir'; did you mean"),
         ("scoreboard: 3", "scoreboard: expected a mapping of options, got 3"),
         ("fusions: []", "fusions: an empty list; name at least one: [mean_probability]"),
         ("fusions: mean_logit", "fusions: should be a valid list; got 'mean_logit'"),
@@ -185,6 +186,7 @@ def test_fusions_keep_their_options_and_order():
     made = plan(PLAIN + "fusions: [hard_vote, {name: mean_logit}]\nscoreboard: {replicates: 7}")
     assert list(made.fusions) == ["hard_vote", "mean_logit"]
     assert made.replicates == 7
+    assert made.metrics == ()
 
 
 ENTRIES = [(kind, name) for kind, entry in KINDS.items() for name in entry.known]

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polyfuse import durable, tables
 from polyfuse.combine import mean_probability
 from polyfuse.compare import compare_fusions
 from polyfuse.data.base import Splits
 from polyfuse.determinism import seeded
-from polyfuse.errors import DataError, RecipeError, RunError, printable
+from polyfuse.errors import RecipeError, RunError, printable
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
@@ -27,7 +26,6 @@ from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record, with_ave
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
-from polyfuse.row_scores import MORE_METRICS
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.training.base import Strategy
@@ -201,12 +199,11 @@ def data_of(plan: Plan, progress: Progress = silent) -> Splits:
 
 
 def _check_fusions(plan: Plan, splits: Splits) -> None:
-    """Try fusions and metrics on an untrained model's answers, before any time is spent."""
+    """Try every fusion on an untrained model's answers: a misfit is known before any training."""
     with seeded(plan.seed):
         model = plan.factory()
     check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
     logits = predict(model, splits.val, np.arange(1))
-    _check_metrics(plan, splits, logits)
     for name, fusion in plan.fusions.items():
         try:
             said = np.asarray(fusion(np.stack([logits, logits])))
@@ -218,18 +215,6 @@ def _check_fusions(plan: Plan, splits: Splits) -> None:
                 f"fusions: {name} maps {(2, *logits.shape)} to {said.dtype} of {said.shape}; it "
                 f"must return probabilities {logits.shape} or int64 classes {logits.shape[:-1]}"
             )
-
-
-def _check_metrics(plan: Plan, splits: Splits, logits: NDArray[np.float32]) -> None:
-    labels = splits.val.labels
-    if labels is None:  # nothing can be chosen, and that will be said
-        return
-    for name in plan.metrics:
-        try:
-            MORE_METRICS[name](mean_probability(logits[None]), labels[:1])
-        except DataError as error:
-            fact = f"scoreboard.metrics: {name} does not fit the task: {printable(error)}"
-            raise RecipeError(fact) from error
 
 
 def _train(
