@@ -219,6 +219,8 @@ def _train(module: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> 
 
 
 def _check_outputs(module: nn.Module, x: Tensor, outputs: int) -> None:
+    if not any(one.requires_grad for one in module.parameters()):
+        raise DataError(f"a {type(module).__name__} has nothing to train; bring one that has")
     module.eval()
     try:
         with torch.no_grad():
