@@ -84,7 +84,7 @@ class Rows:
         return int(self.said.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Given:
     """All that a combination is made of, checked.
 
@@ -111,10 +111,10 @@ class Given:
     fingerprints: tuple[str, ...]
     spaces: tuple[str, ...]
     val: Rows
+    costs: NDArray[np.float64]
     test: Rows | None = None
     classes: tuple[str, ...] | None = None
     decided: bool = False
-    costs: NDArray[np.float64] = None  # type: ignore[assignment]
     priced: bool = False
     trained: NDArray[np.bool_] | None = None
     blank: int | None = None
