@@ -248,7 +248,7 @@ def _best_soup(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _number(score: Mapping[str, float] | None, metric: str) -> str:
-    if score is None:
+    if score is None or score["value"] is None:
         return "-"
     return _written(score["value"], metric, 2 if metric in LOWER_IS_BETTER else 1)
 

@@ -142,3 +142,44 @@ def test_copies_of_a_member_are_reported(good):
     said, labels = good
     done = combine_predictions({"a": said[0], "b": said[1], "c": said[0]}, labels, replicates=20)
     assert "'c' has the same predictions as 'a'" in str(done)
+
+
+def test_two_members_of_one_name_are_refused(good, tmp_path):
+    said, labels = good
+    np.save(tmp_path / "a.npy", said[0])
+    message = told([tmp_path / "a.npy", tmp_path / "a.npy"], labels)
+    assert "two members are called" in message
+
+
+def test_a_member_may_be_called_as_a_method_is(good):
+    said, labels = good
+    done = combine_predictions(
+        {"mean": said[0], "bayes": said[1]}, labels, method="mean", replicates=20
+    )
+    assert list(done.rows) == ["mean", "bayes", "mean (method)"]
+    assert done.use == "mean (method)"
+
+
+def test_decided_numbers_are_no_classes_without_end():
+    counts = np.arange(40) * 1000
+    message = told([counts, counts + 1], counts)
+    assert "--task regression" in message
+    done = combine_predictions([counts, counts + 1], counts, task="regression", replicates=20)
+    assert np.allclose(done.predictions["val"], counts + 0.5)
+
+
+def test_an_estimator_as_an_option_is_kept_by_what_it_is(good, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    said, labels = good
+    done = combine_predictions(
+        said, labels, method="stack", options={"stack.meta": LogisticRegression()}, replicates=20
+    )
+    text = (done.save(tmp_path / "out") / "combination.json").read_text()
+    assert '"stack.meta": "sklearn.linear_model._logistic.LogisticRegression"' in text
+
+
+def test_few_rows_of_many_classes_can_be_combined_by_all():
+    said, labels = classes(rows=24, members=3, count=8)
+    done = combine_predictions(said, labels, method="all", folds=3, replicates=20)
+    assert {"caruana", "simplex", "dynamic", "stack"} <= set(done.rows)

@@ -74,7 +74,7 @@ class Combination:
             self.rows[self.use],
             document,
             self.weights,
-            {"metric": document["metric"], **self.settings},
+            {"metric": document["metric"], **_plain(self.settings)},
         )
 
     def __str__(self) -> str:
@@ -83,3 +83,14 @@ class Combination:
 
     def _repr_html_(self) -> str:
         return self.scoreboard._repr_html_()
+
+
+def _plain(value: Any) -> Any:
+    """Return settings as JSON has them; of objects what they are."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -26,6 +26,7 @@ from polyfuse.parameters import one_of
 from polyfuse.predictions import LabelColumn, Predictions, align, as_task
 
 Array = NDArray[Any]
+_MOST = 10_000  # classes that members may decide for, one column each
 
 
 class Handed(NamedTuple):
@@ -80,7 +81,7 @@ def given_of(
         test_truth = faults.of(lambda: labels_of(test_labels, "test labels"))
     faults.raise_any()
     assert truth is not None
-    _refuse_few(len(members), test, test_labels)
+    _refuse_few([member.name for member in members], test, test_labels)
     kind = task or _task(members[0], truth, levels)
     shape = partial(_shaped, kind=kind, levels=levels, classes=classes, faults=faults)
     prints = tuple(member.fingerprint for member in members)
@@ -113,10 +114,16 @@ def given_of(
     return _covered(given, trained, uncovered)
 
 
-def _refuse_few(count: int, test: Any, test_labels: Any) -> None:
-    faults = []
-    if count < 2:
-        faults.append(f"{count} member is nothing to combine; bring the predictions of two or more")
+def _refuse_few(names: Sequence[str], test: Any, test_labels: Any) -> None:
+    faults = [
+        f"two members are called '{printable(name)}'; bring each file once, or name them: "
+        "{'a': ..., 'b': ...}"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    if len(names) < 2:
+        faults.append(
+            f"{len(names)} member is nothing to combine; bring the predictions of two or more"
+        )
     if test is None and test_labels is not None:
         faults.append("there are test labels and no test predictions: --test FILE, one a member")
     if faults:
@@ -210,6 +217,10 @@ def _classes(val: Handed, held: Handed | None) -> tuple[int, tuple[str, ...] | N
     most = [labels.values.max(), *(member.array.max() for member in val.members)]
     most += [member.array.max() for member in held.members] if held else []
     count = max(len(called or ()), 1 + int(max(most)))
+    if count > _MOST:
+        raise DataError(
+            f"decided classes go up to {count - 1}; if they are numbers, say so: --task regression"
+        )
     return count, tuple(map(str, called)) if called else None
 
 
@@ -237,15 +248,17 @@ def _notes(val: Handed, held: Handed | None) -> list[str]:
 
 def _seen_again(val: Handed, held: Handed) -> int:
     """Return how many rows every member repeats: rows of one split that are in the other."""
-
-    def rows(split: Handed) -> list[bytes]:
-        flat = [np.ascontiguousarray(m.array.reshape(len(m.array), -1)) for m in split.members]
-        return [row.tobytes() for row in np.concatenate(flat, axis=1)]
-
     if val.first.array.dtype.kind != "f":
         return 0  # few classes: decided rows repeat by themselves
-    known = set(rows(val))
-    return sum(row in known for row in rows(held))
+    known = {row.tobytes(): place for place, row in enumerate(val.first.array)}
+    again = 0
+    for number, row in enumerate(held.first.array):
+        place = known.get(row.tobytes())
+        again += place is not None and all(
+            np.array_equal(old.array[place], new.array[number])
+            for old, new in zip(val.members, held.members, strict=True)
+        )
+    return again
 
 
 def _covered(given: Given, trained: Any, uncovered: str) -> Given:

@@ -96,6 +96,7 @@ def _made(
     def make() -> Any:
         return method.make(wish, **options)
 
+    name = f"{name} (method)" if name in given.names else name
     rows = [_row(given, name, make, wish, method.fitted, ordered)]
     if calibrate is not None and rows[0].said["val"].dtype.kind == "f":
         again = _calibrated(make, method.fitted, wish, ordered, dict(calibrate))
