@@ -48,7 +48,7 @@ def combine(
     predictions: Annotated[
         list[str],
         Argument(
-            metavar="PRED...",
+            metavar="PRED",
             help="Predictions of each member on validation rows: .npy .npz .pt .csv .parquet. Or "
             "a RUN folder.",
         ),

@@ -146,7 +146,7 @@ def predict(
     data: Annotated[
         list[str],
         Argument(
-            metavar="DATA...",
+            metavar="DATA",
             help="Of a RUN a folder of images, or a .npy array; else new predictions of each "
             "member.",
         ),
