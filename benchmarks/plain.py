@@ -13,6 +13,9 @@ RATE, DECAY = 4e-3, 1e-2
 Part = tuple[Tensor, Tensor]
 
 
+FORWARD = ((5, "MLP", 32), (5, "MLP", 256), (20, "MLP", 32), (20, "MLP", 256), (5, "CNN", 128))
+
+
 def digits() -> dict[str, Part]:
     """Return inputs and labels of 1,197 rows to learn, 200 to stop on and 400 to test on."""
     images, classes = load_digits(return_X_y=True)
@@ -25,6 +28,20 @@ def digits() -> dict[str, Part]:
         name: (inputs[rows], labels[rows])
         for name, rows in zip(("learn", "stop", "test"), parts, strict=True)
     }
+
+
+def mlp() -> nn.Module:
+    """Return a net for `(n, 64)` rows of ten classes."""
+    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers)
+
+
+def to_forward(count: int, kind: str, batch: int) -> tuple[str, list[nn.Module], Tensor]:
+    """Return a case of `FORWARD`: its name, members in eval mode, and inputs."""
+    torch.manual_seed(0)
+    members = [mlp().eval() if kind == "MLP" else Net().eval() for _ in range(count)]
+    shape = (batch, 64) if kind == "MLP" else (batch, 1, 24, 24)
+    return f"{count} {kind}s, batch {batch}", members, torch.randn(shape)
 
 
 class Net(nn.Module):

@@ -1,6 +1,7 @@
 """Loop or vmap: which answers faster, measured once for each kind of input."""
 
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -116,10 +117,11 @@ class Execution:
         vmapped = self.vmapped
         assert vmapped is not None
         try:
-            # Random numbers raise here, before the loop has drawn any.
-            if vmapped.writes(call):
-                return "loop"
-            close = _close(vmapped(call), list(loop))
+            with warnings.catch_warnings():
+                # What vmap runs as a loop of its own is better looped over here.
+                warnings.filterwarnings("error", message="There is a performance drop")
+                got = vmapped(call)  # random numbers raise here, before the loop has drawn any
+            close = _close(got, list(loop))
         except Exception:  # whatever it is, the loop says it better, or answers
             return "loop"
         return _faster(lambda: vmapped(call), lambda: list(loop)) if close else "loop"

@@ -91,23 +91,20 @@ class Vmapped:
             dims = {n: None if same else 0 for n, same in zip(self.slots, self.shared, strict=True)}
 
             def one(state: dict[str, Tensor]) -> Tensor:
-                before = list(state.values())
+                given = list(state.values())
                 output = selected(functional_call(self.base, state, *call), self.select)
                 if isinstance(output, str):
                     raise Unlike(f"a member {output}")
-                if any(now is not was for now, was in zip(state.values(), before, strict=True)):
+                if any(now is not was for now, was in zip(state.values(), given, strict=True)):
                     raise Unlike("a member replaces its buffers")
                 return output
 
+            copies = [t for t, same in zip(tensors, self.shared, strict=True) if not same]
+            before = [made._version for made in copies]
             answer: Tensor = vmap(one, in_dims=(dims,), randomness=randomness)(state)
+            if before != [made._version for made in copies]:
+                raise Unlike("a member writes into its buffers")
             return answer
-
-    def writes(self, call: Call) -> bool:
-        """Tell whether a call changes buffers, which vmap would do to the copies only."""
-        with self.lock:
-            before = [t._version for t in self._stacked()]
-        self(call)
-        return self.kept == [] or [t._version for t in self.kept] != before
 
     def _stacked(self) -> list[Tensor]:
         """Return one tensor a slot: stacked, or the shared one."""

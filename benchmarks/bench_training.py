@@ -1,4 +1,4 @@
-"""How long do five members take, beside torchensemble with as many processes?
+"""How long does the training of five members take, beside torchensemble with as many processes?
 
 Same net, rows, epochs, batch size and processes. Floor: one member by hand, times the members,
 divided by the processes. The peer needs `make peers`; POLYFUSE_PEERS names another environment.
@@ -61,7 +61,7 @@ def main() -> None:
         f"test accuracy, {name.removesuffix(' x 5 / 2')}": round(median(a for _, a in runs), 4)
         for name, runs in seen.items()
     }
-    report("ensemble", medians, floor=next(iter(subjects)), repeats=REPEATS, facts=facts)
+    report("training", medians, floor=next(iter(subjects)), repeats=REPEATS, facts=facts)
 
 
 def by_hand(parts: dict[str, Part]) -> tuple[float, float]:
