@@ -60,10 +60,10 @@ def members(trees):
         ),
         "nearest neighbour": KNeighborsClassifier(1),
         "5 nearest neighbours": KNeighborsClassifier(5),
-        "25 nearest neighbours": KNeighborsClassifier(25),
         "naive Bayes": GaussianNB(var_smoothing=1e-3),
         "tree": DecisionTreeClassifier(random_state=0),
-        "small tree": DecisionTreeClassifier(max_depth=4, random_state=0),
+        "tree of depth 6": DecisionTreeClassifier(max_depth=6, random_state=0),
+        "tree of depth 3": DecisionTreeClassifier(max_depth=3, random_state=0),
         "forest": RandomForestClassifier(trees, random_state=0),
     }
 
