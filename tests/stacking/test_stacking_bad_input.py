@@ -110,6 +110,16 @@ def test_members_that_say_the_same_and_columns_of_one_value_are_no_trouble():
     assert (fitted.predict(same) == alone.predict(p[:1])).mean() > 0.95
 
 
+def test_a_column_of_one_value_is_not_stretched_by_its_rounding_errors():
+    draw = np.random.default_rng(0)
+    x, level = draw.normal(size=(47, 2)), 0.1 / 3
+    x[:, 1] = level
+    x[::2, 1] = np.nextafter(level, 1)
+    fitted = Stacker().fit(x, (x[:, 0] > 0).astype(int))
+    moved = np.column_stack([x[:, 0], np.full(47, level + 0.01)])
+    assert np.allclose(fitted.predict_proba(moved), fitted.predict_proba(x), atol=1e-6)
+
+
 def test_an_estimator_object_is_cloned_and_a_random_state_of_none_is_the_seed():
     p, labels = members(n=60)
     meta = LogisticRegression()

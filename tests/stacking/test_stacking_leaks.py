@@ -215,6 +215,21 @@ def test_rows_that_no_fold_validated_are_nan_never_zero():
     assert np.allclose(outside[~gone].sum(-1), 1)
 
 
+def test_folds_that_are_brought_number_all_rows_also_where_some_are_left_out():
+    p, labels = members(n=60)
+    p[1, :15] = np.nan
+    halves = [(np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(30))]
+    fitted = Stacker(final="mean", folds=halves, clip=0.02).fit(p, labels)
+    first, second = (
+        Stacker(clip=0.02).fit(p[:, rows], labels[rows])
+        for rows in (np.arange(15, 30), halves[1][0])
+    )
+    assert np.isnan(fitted.out_of_fold_[:15]).all()
+    outside = fitted.out_of_fold_
+    assert np.allclose(outside[15:30], second.predict_proba(p[:, 15:30]), atol=1e-12)
+    assert np.allclose(outside[30:], first.predict_proba(p[:, 30:]), atol=1e-12)
+
+
 def test_groups_stay_whole_in_every_layer():
     """Twins, of which one would give the other away, must never lie on two sides of a fold."""
     draw = np.random.default_rng(0)
