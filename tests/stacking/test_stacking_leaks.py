@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from noisy_members import members, nll, numbers
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, TimeSeriesSplit
 from sklearn.naive_bayes import GaussianNB
@@ -191,6 +191,7 @@ def test_uncovered_rows_are_left_out_and_stay_nan():
     assert np.isnan(said[10:30]).all()
     assert np.array_equal(said[keep], alone.predict_proba(p[:, keep]))
     assert "fitted on 220 rows (20 left out)" in fitted.summary()
+    assert Stacker().fit(p, labels).clip_ == 1 / 220
     with pytest.raises(DataError, match="20 rows have no class"):
         fitted.predict(p)
     with pytest.raises(DataError, match="20 of 240 rows are not covered"):
@@ -200,7 +201,9 @@ def test_uncovered_rows_are_left_out_and_stay_nan():
 def test_uncovered_numbers_are_left_out_and_stay_nan():
     said, targets = numbers()
     said[0, :5] = np.nan
-    fitted = Stacker(target="numbers").fit(said, targets)
+    # This meta-model would take NaN for a value.
+    meta = HistGradientBoostingRegressor(max_iter=3)
+    fitted = Stacker(target="numbers", meta=meta).fit(said, targets)
     assert np.flatnonzero(~fitted.rows_).tolist() == list(range(5))
     assert np.isnan(fitted.predict(said)[:5]).all()
     assert np.isfinite(fitted.predict(said)[5:]).all()
