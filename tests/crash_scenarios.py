@@ -175,6 +175,22 @@ def score(folder: Path) -> None:
         polyfuse.compare_fusions(population, replicates=20, milliseconds=times)
 
 
+def add_stranger(folder: Path) -> None:
+    """Add a member by its predictions, as `polyfuse add` does it."""
+    from polyfuse.adding import add_member as join
+
+    draw = np.random.default_rng(7)
+    said = {split: draw.standard_normal((8, 2)) for split in ("train", "val", "test")}
+    join(folder, "stranger", predictions=said, space="logit", trained_on=[0, 3])
+
+
+def fit_a_fusion(folder: Path) -> None:
+    """Fit a combination of the members, as `polyfuse combine RUN` does it."""
+    from polyfuse.combining_runs import combine_population
+
+    combine_population(folder, "vote")
+
+
 # mutants ----------------------------------------------------------------------------------------
 
 
@@ -234,6 +250,15 @@ SCENARIOS: dict[str, Scenario] = {
     "kfold": Scenario(empty, train_two_folds, (*LIBRARIES, *PACKAGE), warm=two_folds),
     "leaderboard": Scenario(
         two_members_scored_and_a_third, score, (*LIBRARIES, *PACKAGE), rebuilt=("fusions/",)
+    ),
+    "add": Scenario(
+        two_members_scored_and_a_third, add_stranger, (*LIBRARIES, *PACKAGE, "polyfuse.adding")
+    ),
+    "combine": Scenario(
+        two_members_scored_and_a_third,
+        fit_a_fusion,
+        (*LIBRARIES, *PACKAGE, "polyfuse.combining_runs"),
+        rebuilt=("fusions/",),
     ),
     "claim": Scenario(
         empty, claim, (*LIBRARIES, *PACKAGE, "polyfuse.recipes.run"), warm=checked_recipe

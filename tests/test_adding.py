@@ -468,6 +468,9 @@ def test_a_member_that_is_there_is_not_let_in_again_in_whatever_space(run):
         add_member(run, "resnet, once more", predictions=again)
     with pytest.raises(DataError, match="there is a member 'resnet' already"):
         add_member(run, "resnet", predictions=said(6))
+    done = add_member(run, "resnet", predictions=again)  # the same command once more
+    assert done.member.index == FIRST_ADDED
+    assert done.notes == ("'resnet' is there already, and says the same: nothing is added",)
     with pytest.raises(DataError, match="'member 0' says the same"):
         add_member(run, "copy", checkpoint=run / "members" / "000" / "model.safetensors")
     assert digests(run) == before

@@ -14,6 +14,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 SCENARIOS = [
     pytest.param("kfold", marks=pytest.mark.slow),
     pytest.param("leaderboard", marks=pytest.mark.slow),
+    pytest.param("add", marks=pytest.mark.slow),
+    pytest.param("combine", marks=pytest.mark.slow),
     "predictions",
     "store",
     "submission",

@@ -14,7 +14,7 @@ from polyfuse import durable
 from polyfuse.compare import FUSIONS
 from polyfuse.data.base import Splits
 from polyfuse.errors import DataError, RecipeError, RunError, printable
-from polyfuse.foreign import Logits, learned_rows, refuse_twice, said_by
+from polyfuse.foreign import Logits, learned_rows, said_by, there_already
 from polyfuse.foreign_weights import applied, costs, loaded
 from polyfuse.labels import write_labels
 from polyfuse.members import FIRST_ADDED, FOREIGN, LONGEST, Member, is_name, write_member
@@ -111,10 +111,13 @@ def add_member(
             write_labels(root, splits)  # refuses other data than the folder was made with
             brought = _by_checkpoint(checkpoint, factory, splits, key, learned)
             brought.facts["model"] = None if model is None else _title(model)
-        refuse_twice(population, brought.logits)
-        told = {"parameters": parameters, "milliseconds": milliseconds}
-        facts = {**brought.facts, **{key: v for key, v in told.items() if v is not None}}
-        member = _commit(population, name, brought, facts, learned)
+        member = there_already(population, name, brought.logits)
+        if member is not None:
+            brought.notes.append(f"'{name}' is there already, and says the same: nothing is added")
+        else:
+            told = {"parameters": parameters, "milliseconds": milliseconds}
+            facts = {**brought.facts, **{key: v for key, v in told.items() if v is not None}}
+            member = _commit(population, name, brought, facts, learned)
         board, note = _refreshed(root, recipe)
     return Added(member, (*brought.notes, *note), board)
 
@@ -165,8 +168,6 @@ def _name_faults(population: Population, name: str) -> list[str]:
     fusions += [path.name for path in (population.path / "fusions").glob("*")]
     if name in fusions:
         return [f"'{name}' is the name of a fusion; call the member otherwise"]
-    if name in [member.name for member in population.members]:
-        return [f"there is a member '{name}' already; call this one otherwise"]
     return []
 
 

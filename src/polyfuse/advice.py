@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from polyfuse.metrics import LOWER_IS_BETTER, Score
 from polyfuse.scoreboard import spread
-from polyfuse.significance import Pair, Verdict, declare_winner
+from polyfuse.significance import LEVEL, Pair, Verdict, declare_winner
 
 
 class Advice(NamedTuple):
@@ -35,8 +35,10 @@ def advise(
 ) -> Advice:
     """Recommend the cheapest of the rows that are not told apart from the best.
 
-    A row is told from the best where `declare_winner` says so: the paired interval excludes zero,
-    and p, corrected for all pairs of rows, is at most 0.05. Cost is the number of parameters that
+    A row is told from the best where the paired interval excludes zero and p, times the number of
+    the other rows, is at most 0.05: so the row that is really best is passed over for a worse score
+    once in twenty times at most, whichever it is (Gupta 1965; to declare a winner takes more, see
+    `declare_winner`). Cost is the number of parameters that
     run; of models, where a row's parameters are unknown. Measured times do not decide: the same
     members must get the same advice again. Of equally cheap rows the best score decides.
 
@@ -92,18 +94,27 @@ def advised(
         'b'
     """
     lower = metric in LOWER_IS_BETTER if lower_is_better is None else lower_is_better
-    cost = _costs(rows, verdict.level)
+    told = _told(verdict)
+    level = [verdict.best, *(n for n in values if n != verdict.best and n not in told)]
+    cost = _costs(rows, level)
     sign = 1 if lower else -1
-    chosen = min(verdict.level, key=lambda name: (cost[name], sign * values[name]))
-    against = {pair.b: pair for pair in verdict.pairs}
+    chosen = min(level, key=lambda name: (cost[name], sign * values[name]))
     passed = {
-        name: _why(name, chosen, cost, against.get(name), metric)
+        name: _why(name, chosen, cost, told.get(name), metric)
         if name in values
         else f"not scored: {metric} needs probabilities, and these are decided classes"
         for name in cost
         if name != chosen
     }
     return Advice(chosen, passed)
+
+
+def _told(verdict: Verdict) -> dict[str, Pair]:
+    """Return the rows that are told from the best, p corrected for the comparisons with it."""
+    count = len(verdict.pairs)
+    pairs = [pair._replace(corrected=min(1.0, count * pair.p)) for pair in verdict.pairs]
+    apart = (pair for pair in pairs if pair.difference.low > 0 or pair.difference.high < 0)
+    return {pair.b: pair for pair in apart if pair.corrected <= LEVEL}
 
 
 def _costs(rows: Sequence[Mapping[str, Any]], level: Sequence[str]) -> dict[str, float]:
@@ -116,7 +127,7 @@ def _costs(rows: Sequence[Mapping[str, Any]], level: Sequence[str]) -> dict[str,
 
 def _why(name: str, chosen: str, cost: Mapping[str, float], pair: Pair | None, metric: str) -> str:
     """Say why a row is passed over."""
-    if pair is not None and pair.better == pair.a:
+    if pair is not None:
         value, low, high = pair.difference
         turned = {"value": -value, "low": -high, "high": -low}
         gap = spread(turned, metric, signed=True)

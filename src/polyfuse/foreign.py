@@ -275,21 +275,36 @@ def _strange(population: Population, strange: Sequence[str]) -> list[str]:
     return faults
 
 
-def refuse_twice(population: Population, said: Mapping[str, Logits]) -> None:
-    """Refuse the predictions of a member that is there already, in whatever space they came.
+def there_already(population: Population, name: str, said: Mapping[str, Logits]) -> Member | None:
+    """Return the member of this name if it says the same; refuse what would count twice.
+
+    Args:
+        population: the members.
+        name: of the one that shall join them.
+        said: its logits by split; they may have come in another space before.
+
+    Returns:
+        The member that the same command has added before, killed perhaps before it was done; None
+        where there is none of that name.
 
     Raises:
-        DataError: names that member.
+        DataError: the name is another member's, or another member says the same.
 
     Example:
-        >>> refuse_twice(Population(Path("RUN"), ()), {})
+        >>> there_already(Population(Path("RUN"), ()), "resnet", {})
     """
     for member in population.members:
-        if all(_same(member, split, said[split]) for split in NEEDED):
+        same = all(_same(member, split, said[split]) for split in NEEDED)
+        if member.name == name:
+            if same:
+                return member
+            raise DataError(f"there is a member '{name}' already; call this one otherwise")
+        if same:
             raise DataError(
                 f"'{printable(member.name)}' says the same of every row of val and test; a member "
                 "that is there twice would count twice: leave it out"
             )
+    return None
 
 
 def _same(member: Member, split: str, logits: Logits) -> bool:

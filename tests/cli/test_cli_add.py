@@ -56,6 +56,8 @@ def test_json_tells_the_record(run):
 
 def test_what_it_refuses_is_a_message(run):
     polyfuse(*add(run))
+    assert "'resnet' is there already, and says the same" in polyfuse(*add(run)).output
+    (run.parent / "val.csv").write_text("id,0,1\n0,1,0\n1,1,0\n2,1,0\n3,1,0\n")
     assert "there is a member 'resnet' already; call this one otherwise" in refused(*add(run))
     nowhere = ["add", run.parent / "nowhere", "--name", "a", "--checkpoint", "a.pt"]
     assert "there is no RUN folder" in refused(*nowhere)
