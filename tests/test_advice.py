@@ -22,7 +22,7 @@ def advice(scores, models, **options):
     return advise(rows_of(scores, **models), scores, "accuracy", best=best, **options)
 
 
-def lost(rng, names, samples=80):
+def lost(rng, names, samples=300):
     """Tell whether the first of equally good rows is passed over for a worse score."""
     scores = {name: decided(rng.random(samples) < 0.7) for name in names}
     found = advice(scores, {}, replicates=100)
