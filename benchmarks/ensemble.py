@@ -1,4 +1,4 @@
-"""What does `Ensemble` cost over a loop over members by hand, and when is it vmapped?
+"""What does `Ensemble` cost over a module that loops by hand, and when is it vmapped?
 
 MLPs of three layers and small CNNs, on one thread, without gradients. Floor: the members alone,
 nothing combined. The goal is 1.05 times the loop at most. The peer needs `make peers`; it is
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from measure import HERE, in_turn, report
-from plain import FORWARD, to_forward
+from plain import FORWARD, ByHand, to_forward
 from torch import Tensor, nn
 
 from polyfuse import Ensemble
@@ -41,6 +41,7 @@ def main() -> None:
             seconds |= {f"{name}: {subject}": value for subject, value in found.items()}
             chosen = Ensemble(members).chosen(inputs)
             facts[f"{name}: Ensemble ({chosen}), to the loop"] = ratio(found, OURS)
+            facts[f"{name}: Ensemble, loop, to the loop"] = ratio(found, f"{OURS}, loop")
             facts[f"{name}: Ensemble, vmap, to the loop"] = ratio(found, f"{OURS}, vmap")
             if theirs:
                 facts[f"{name}: torchensemble, to the loop"] = theirs[name]
@@ -55,20 +56,15 @@ def repeats(inputs: Tensor) -> int:
 def subjects_of(members: list[nn.Module], inputs: Tensor) -> dict[str, Callable[[], object]]:
     """Return what is measured, each on the same members and inputs."""
     made = {
+        HAND: ByHand(members),
         OURS: Ensemble(members),
         f"{OURS}, loop": Ensemble(members, executor="loop"),
         f"{OURS}, vmap": Ensemble(members, executor="vmap"),
     }
     return {
         "members alone": lambda: [member(inputs) for member in members],
-        HAND: lambda: by_hand(members, inputs),
         **{name: partial(ensemble, inputs) for name, ensemble in made.items()},
     }
-
-
-def by_hand(members: list[nn.Module], inputs: Tensor) -> Tensor:
-    """Return the mean probability as a person writes it."""
-    return torch.stack([member(inputs) for member in members]).softmax(-1).mean(0)
 
 
 def ratio(seconds: dict[str, float], subject: str) -> float:

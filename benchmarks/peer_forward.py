@@ -5,11 +5,12 @@ python benchmarks/peer_forward.py REPEATS
 
 import json
 import sys
+from functools import partial
 
 import torch
 from measure import in_turn
 from peers import allow_torchvision
-from plain import FORWARD, to_forward
+from plain import FORWARD, ByHand, to_forward
 from torch import nn
 
 
@@ -26,15 +27,8 @@ def main(repeats: int) -> None:
             model = VotingClassifier(estimator=nn.Identity, n_estimators=len(members), cuda=False)
             model.estimators_.extend(members)
             model.eval()
-            found = in_turn(
-                {
-                    "hand": lambda m=members, x=inputs: (
-                        torch.stack([member(x) for member in m]).softmax(-1).mean(0)
-                    ),
-                    "peer": lambda m=model, x=inputs: m(x),
-                },
-                repeats if inputs.ndim == 2 else repeats // 10,
-            )
+            subjects = {"hand": partial(ByHand(members), inputs), "peer": partial(model, inputs)}
+            found = in_turn(subjects, repeats if inputs.ndim == 2 else repeats // 10)
             ratios[name] = round(found["peer"] / found["hand"], 3)
     print(json.dumps(ratios))
 

@@ -13,7 +13,14 @@ RATE, DECAY = 4e-3, 1e-2
 Part = tuple[Tensor, Tensor]
 
 
-FORWARD = ((5, "MLP", 32), (5, "MLP", 256), (20, "MLP", 32), (20, "MLP", 256), (5, "CNN", 128))
+FORWARD = (
+    (20, "MLP", 1),
+    (5, "MLP", 32),
+    (5, "MLP", 256),
+    (20, "MLP", 32),
+    (20, "MLP", 256),
+    (5, "CNN", 128),
+)
 
 
 def digits() -> dict[str, Part]:
@@ -42,6 +49,19 @@ def to_forward(count: int, kind: str, batch: int) -> tuple[str, list[nn.Module],
     members = [mlp().eval() if kind == "MLP" else Net().eval() for _ in range(count)]
     shape = (batch, 64) if kind == "MLP" else (batch, 1, 24, 24)
     return f"{count} {kind}s, batch {batch}", members, torch.randn(shape)
+
+
+class ByHand(nn.Module):
+    """The mean probability of members, as a person writes it."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        """Keep the members."""
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the mean over members."""
+        return torch.stack([member(inputs) for member in self.members]).softmax(-1).mean(0)
 
 
 class Net(nn.Module):

@@ -209,12 +209,12 @@ def test_nan_is_told_by_the_members_name():
     def bad(inputs):
         return torch.where(inputs > 1, torch.nan, inputs)
 
-    ensemble = Ensemble([nn.Identity(), bad])
+    ensemble = Ensemble([nn.Identity(), bad], check=True)
     inputs = torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]])
     with pytest.raises(
         DataError, match=r"member 1 \(Function\) has NaN .* in 2 rows, the first is 1"
     ):
         ensemble(inputs)
-    quiet = Ensemble([nn.Identity(), bad], check=False)
+    quiet = Ensemble([nn.Identity(), bad])
     assert quiet(inputs).isnan().any(-1).tolist() == [False, True, True]
     assert ensemble(inputs[:1]).shape == (1, 2)

@@ -257,6 +257,12 @@ def test_outputs_the_combiner_cannot_take(output, said):
     refused(lambda: Ensemble([lambda _: output])(torch.zeros(1)), said)
 
 
+def test_members_that_came_later_are_refused():
+    ensemble = Ensemble(members(2))
+    ensemble.members.append(nn.Linear(5, 3))
+    refused(lambda: ensemble(torch.zeros(2, 5)), "made of 2 members and has 3 now")
+
+
 def test_a_combiner_that_answers_in_the_wrong_shape():
     rows = torch.zeros(4, 3)
     for wrong, said in [

@@ -99,6 +99,8 @@ def test_whatever_changes_the_members_shows(vmap_wins):
     follows()
     members[4][1].running_mean.fill_(2.0)
     follows()
+    ensemble.members[1] = members[1] = alike(seed=2)[0]
+    follows()
     ensemble.double()
     follows()
 

@@ -1,7 +1,6 @@
 """Ensemble: members and a combiner as one `nn.Module`."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,17 +13,18 @@ from polyfuse.ensemble.gathering import (
     Gathered,
     Heard,
     check_numbers,
-    is_small,
     plain_mean,
     stack,
 )
 from polyfuse.ensemble.looping import Loop
 from polyfuse.ensemble.members import modules_of
 from polyfuse.ensemble.offload import device_in, moved, visiting
-from polyfuse.ensemble.outputs import selectors
+from polyfuse.ensemble.outputs import selected, selectors
 from polyfuse.ensemble.rules import rule_of
 from polyfuse.errors import DataError
 from polyfuse.inference import evaluating
+
+KINDS = 1000  # of inputs that are remembered
 
 
 class Ensemble(nn.Module):
@@ -47,8 +47,9 @@ class Ensemble(nn.Module):
             each kind of input, without gradients, and takes the faster. What is compiled or
             exported loops.
         offload: the device where members rest: each comes to the inputs' device for its turn only.
-        check: look for NaN in means and say which member it is from. None does so on the CPU only:
-            on a GPU it has to wait for the answer. Other combiners look by themselves.
+        check: look for NaN in means, and say which member it is from. None does so in `predict`,
+            not in a call, where it costs a small model dear and a GPU has to be waited for: there
+            NaN shows in the answer. Combiners that are no means look by themselves.
         **options: of the combiner.
 
     Raises:
@@ -88,6 +89,7 @@ class Ensemble(nn.Module):
         self.names = [name_of(number, member) for number, member in enumerate(self.members)]
         self.offload = None if offload is None else torch.device(offload)
         self._executions: dict[tuple[int, ...], Execution] = {}
+        self._known: set[Any] = set()
         self._last: Heard | None = None
         self._note_weights()
         if self.offload is not None:
@@ -112,13 +114,17 @@ class Ensemble(nn.Module):
             DataError: outputs that differ or are no tensors, a combiner that returns something
                 else than an answer a sample, NaN.
         """
-        call = _call(inputs, more, keywords)
-        heard = self._everyone if self._buffers["weights"] is None else self._heard()
+        kind = None
+        if type(inputs) is Tensor and not (more or keywords or return_members or tracing()):
+            mode = self.training, torch.is_grad_enabled(), self.executor
+            kind = inputs.shape, inputs.dtype, inputs.device, mode
+            if kind in self._known and not self.check:
+                return self._straight(inputs)
+        call, heard = _call(inputs, more, keywords), self._heard()
         if not return_members:
-            return self._answer(call, heard, self._outputs(call, heard.numbers))
+            return self._answer(call, heard, self._outputs(call, heard.numbers), kind)
         stacked = self._stack(call)
-        each = [stacked[number] for number in heard.numbers]
-        return self._answer(call, heard, each if tracing() else tuple(each)), stacked
+        return self._answer(call, heard, [stacked[n] for n in heard.numbers]), stacked
 
     def logits(self, inputs: Any = None, *more: Any, **keywords: Any) -> Tensor:
         """Return every member's logits, `(member, n, ..., classes)`."""
@@ -189,26 +195,39 @@ class Ensemble(nn.Module):
             said.append(f"chosen={', '.join(chosen)}")
         return ", ".join(said)
 
-    def _answer(self, call: Call, heard: Heard, outputs: Iterable[Any]) -> Tensor:
-        """Combine outputs, and look whether they are numbers."""
-        if type(outputs) is list:  # of a graph
-            return self._gathered(heard).taking(outputs).answer()
-        each, answer = iter(outputs), None
-        if self.rule.quick and heard.weights is None and self.offload is None:
-            first = next(each)
-            if is_small(first, len(heard.numbers)):
-                answer = plain_mean([first, *each], self.rule, heard.names)
-            else:
-                each = chain([first], each)
-        if answer is None:
-            answer = self._gathered(heard).taking(each).answer()
-        if (answer.is_cpu if self.check is None else self.check) and self.rule.mean is not None:
-            self._check(answer, call, heard)
+    def _straight(self, inputs: Tensor) -> Tensor:
+        """Return the mean of small outputs of a loop by the shortest way: the rest is known."""
+        members: Any = self._modules["members"]
+        outputs: list[Any] = []
+        try:
+            for member in members._modules.values():
+                output = member(inputs)
+                outputs.append(output if type(output) is Tensor else selected(output, None))
+        except Exception as error:
+            self._loop(Call((inputs,), {}), ()).explain(len(outputs), error)
+            raise
+        return plain_mean(outputs, self.rule, self.names)
+
+    def _answer(self, call: Call, heard: Heard, outputs: Iterable[Any], kind: Any = None) -> Tensor:
+        """Combine outputs, look whether they are numbers, and note what may go straight next time.
+
+        Args:
+            call: what the members got.
+            heard: who answers.
+            outputs: theirs, as they come.
+            kind: of a single input.
+        """
+        gathered = self._gathered(heard).taking(outputs)
+        answer = gathered.answer()
+        if self.check and not tracing():
+            self._look(answer, call, heard)
+        elif kind and gathered.plain and type(outputs) is Loop and len(self._known) < KINDS:
+            self._known |= {kind} if all(one is None for one in self.select) else set()
         return answer
 
-    def _check(self, answer: Tensor, call: Call, heard: Heard) -> None:
-        total = answer.sum().item()
-        if total != total:  # NaN, or infinities of both signs
+    def _look(self, answer: Tensor, call: Call, heard: Heard) -> None:
+        """Look for NaN in a mean; other combiners have looked."""
+        if self.rule.mean is not None:
             check_numbers(answer, self._loop(call, heard.numbers), heard.names)
 
     def _gathered(self, heard: Heard) -> Gathered:
@@ -241,15 +260,22 @@ class Ensemble(nn.Module):
         return self.offload is not None or "_is_replica" in self.__dict__
 
     def _execution(self, numbers: tuple[int, ...]) -> Execution:
-        if numbers not in self._executions:
-            members, select = list(self.members), self.select
-            chosen = [members[number] for number in numbers]
-            self._executions[numbers] = Execution(chosen, [select[n] for n in numbers])
-        return self._executions[numbers]
+        found, members = self._executions.get(numbers), list(self.members)
+        chosen = [members[number] for number in numbers]
+        if found is None or found.members != chosen:
+            found = Execution(chosen, [self.select[number] for number in numbers])
+            self._executions[numbers] = found
+        return found
 
     def _loop(self, call: Call, numbers: Sequence[int]) -> Loop:
         members: Any = self._modules["members"]
-        return Loop(list(members._modules.values()), self.select, numbers, call, self.offload)
+        each = list(members._modules.values())
+        if len(each) != len(self.names):
+            raise DataError(
+                f"this ensemble was made of {len(self.names)} members and has {len(each)} now; "
+                "make a new one of the members that count"
+            )
+        return Loop(each, self.select, numbers, call, self.offload)
 
     def _passes(self, batches: Iterable[Any], call: Callable[[Any], Call]) -> list[Tensor]:
         """Return each batch's answer, one batch after the other."""
@@ -257,6 +283,8 @@ class Ensemble(nn.Module):
         for batch in batches:
             asked = call(batch)
             answer = self._answer(asked, heard, self._outputs(asked, heard.numbers))
+            if self.check is None:
+                self._look(answer, asked, heard)
             answers.append(answer.cpu())
         return answers
 
@@ -277,8 +305,8 @@ class Ensemble(nn.Module):
                     so_far.add(moved(output, self.offload))
         answers = [so_far.answer() for so_far in gathered]
         for batch, answer in zip(kept, answers, strict=True):
-            if self.check is not False and self.rule.mean is not None:
-                self._check(answer, call(batch), heard)
+            if self.check is not False:
+                self._look(answer, call(batch), heard)
         return [answer.cpu() for answer in answers]
 
     def _device(self) -> torch.device | None:
@@ -320,7 +348,7 @@ class Ensemble(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies, which measure for themselves."""
-        return {**self.__dict__, "_executions": {}, "_last": None}
+        return {**self.__dict__, "_executions": {}, "_known": set(), "_last": None}
 
 
 def _call(inputs: Any, more: tuple[Any, ...], keywords: dict[str, Any]) -> Call:

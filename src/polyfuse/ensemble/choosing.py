@@ -15,8 +15,7 @@ from polyfuse.errors import DataError
 
 EXECUTORS = ("auto", "loop", "vmap")
 ROUNDS, SECONDS = 7, 0.1  # at most so many rounds, and about so long
-SHAPES = 1000  # that are remembered
-GAIN = 0.95  # vmap has to take at most this part of the loop's time
+GAIN = 0.9  # vmap has to take at most this part of the loop's time
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 Loop = Iterable[Any]  # runs the members whenever it is iterated over
@@ -34,7 +33,6 @@ class Execution:
         """Compare the members."""
         self.members, self.select = members, select
         self.choices: dict[Hashable, str] = {}
-        self.looped: set[Hashable] = set()
         self.reason = ""
         self.vmapped: Vmapped | None = None
         self._compare()
@@ -47,12 +45,7 @@ class Execution:
         """
         if executor == "vmap":
             return self._forced(call)
-        if self.vmapped is None or torch.is_grad_enabled():
-            return None
-        if len(call.inputs) == 1 and not call.keywords and _plainly(call.inputs[0]) in self.looped:
-            return None
         if self.choose(call, loop) == "loop":
-            self._remember(call)
             return None
         assert self.vmapped is not None
         try:
@@ -76,12 +69,6 @@ class Execution:
         if key not in self.choices:
             self.choices[key] = self._measured(call, loop)
         return self.choices[key]
-
-    def _remember(self, call: Call) -> None:
-        """Note inputs that need no second look: the loop is never wrong."""
-        if len(call.inputs) == 1 and not call.keywords and len(self.looped) < SHAPES:
-            known = _plainly(call.inputs[0])
-            self.looped |= {known} if known else set()
 
     def _key(self, call: Call) -> Hashable:
         """Return the kind of a call: similar sizes, and equal in all else, share a choice."""
@@ -124,7 +111,11 @@ class Execution:
             close = _close(got, list(loop))
         except Exception:  # whatever it is, the loop says it better, or answers
             return "loop"
-        return _faster(lambda: vmapped(call), lambda: list(loop)) if close else "loop"
+        return (
+            _faster(lambda: (vmapped.changed(), vmapped(call)), lambda: list(loop))
+            if close
+            else "loop"
+        )
 
 
 def cannot(reason: str) -> DataError:
@@ -147,11 +138,6 @@ def check_executor(executor: str, members: Sequence[nn.Module], select: Sequence
         reason = Execution(members, select).reason
         if reason and ".eval()" not in reason:
             raise cannot(reason)
-
-
-def _plainly(value: Any) -> Hashable:
-    """Return what is quickly told of an input."""
-    return (value.shape, value.dtype, value.device) if type(value) is Tensor else None
 
 
 def _kind(value: Any) -> Hashable:

@@ -94,6 +94,11 @@ class Gathered:
         else:
             self.total.add_(part * weights[number].to(part))
 
+    @property
+    def plain(self) -> bool:
+        """Tell whether this is a mean of small outputs and nothing more."""
+        return self.rule.quick and self.heard.weights is None and self.total is None
+
     def answer(self) -> Tensor:
         """Return the combined answer in the outputs' precision.
 
@@ -108,6 +113,8 @@ class Gathered:
             return self._finished(total, self.kinds[0].dtype)  # type: ignore[union-attr]
         if self.rule.mean is None:
             return self._combined()
+        if self.plain and not tracing():
+            return plain_mean(self.outputs, self.rule, self.heard.names)
         stacked = stack(self.outputs, self.heard.names)
         if not tracing():
             check_output(self.outputs[0], self.rule)  # type: ignore[arg-type]
@@ -168,11 +175,6 @@ class Gathered:
         if not tracing():
             _check_answer(found, stacked, rule.name)
         return found  # type: ignore[no-any-return]
-
-
-def is_small(output: Any, count: int) -> bool:
-    """Tell whether so many outputs of this size are better stacked than added one by one."""
-    return type(output) is Tensor and output.numel() * count <= AT_ONCE
 
 
 def plain_mean(outputs: Sequence[Any], rule: Rule, names: Sequence[str]) -> Tensor:
@@ -240,7 +242,7 @@ def check_numbers(answer: Tensor, outputs: Any, names: Sequence[str]) -> None:
     Raises:
         DataError: which members, and in which rows.
     """
-    if not bool(answer.isnan().any()):  # infinities of both signs only looked like it
+    if not bool(answer.isnan().any()):
         return
     faults = []
     for name, output in zip(names, outputs, strict=True):

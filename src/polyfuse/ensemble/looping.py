@@ -50,7 +50,7 @@ class Loop:
                 plain = select is None and type(output) is Tensor
                 yield output if plain else selected(output, select)
         except Exception as error:
-            self._explain(number, error)
+            self.explain(number, error)
             raise
 
     def traced(self) -> list[Tensor | str]:
@@ -62,7 +62,7 @@ class Loop:
         try:
             return selected(self.call.of(self.members[number]), self.select[number])
         except Exception as error:
-            self._explain(number, error)
+            self.explain(number, error)
             raise
 
     def _visits(self, home: torch.device) -> Iterator[Tensor | str]:
@@ -76,6 +76,11 @@ class Loop:
             with visiting(self.members[number], device, home):
                 yield self.one(number)
 
-    def _explain(self, number: int, error: Exception) -> None:
+    def explain(self, number: int, error: Exception) -> None:
+        """Note on an error which member raised it.
+
+        Raises:
+            DataError: members are of several dtypes or devices.
+        """
         check_places(self.members)
         error.add_note(f"raised by {name_of(number, self.members[number])} of an ensemble")

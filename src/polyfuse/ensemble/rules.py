@@ -4,7 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,17 +41,17 @@ class Rule:
     calibrators: tuple[nn.Module, ...] = ()
     per_member: bool = False
 
-    @cached_property
+    @property
     def ours(self) -> bool:
         """Tell whether the combiner is one of `COMBINERS`: it reads members unstacked."""
         return id(self.combiner) in _OURS
 
-    @cached_property
+    @property
     def quick(self) -> bool:
         """Tell whether this is a mean of which nothing more is made."""
         return self.mean is not None and not self.calibrators
 
-    @cached_property
+    @property
     def least_axes(self) -> int:
         """Return how many axes a member's output has at least."""
         exclusive = self.options.get("exclusive", True) and self.combiner is not mean_value
