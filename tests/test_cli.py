@@ -53,11 +53,17 @@ def here(tmp_path, monkeypatch):
 
 def arguments(words, tiny):
     """Return arguments with which a verb succeeds at once."""
+    said = [tiny / "RUN" / "members" / f"00{i}" / "predictions" / "val.npy" for i in (0, 1)]
+    truth = ["--labels", tiny / "RUN" / "labels" / "val.npy"]
+    if words == ("add",):
+        shutil.copytree(tiny / "RUN", "RUN")
     return {
         "demo": ["--out", tiny / "RUN"],  # refused: it holds another recipe
         "run": [tiny / "tiny.yaml", "--out", tiny / "RUN", "--quick", "--quiet"],
         "report": [tiny / "RUN"],
         "predict": [tiny / "RUN", tiny / "new.npy", "-o", "answers.csv"],
+        "combine": [*said, *truth, "--space", "logit", "-o", "combined"],
+        "add": ["RUN", "--name", "mean", "--checkpoint", tiny / "averaged.safetensors"],
         "average": [tiny / "RUN" / "members", "-o", "averaged.safetensors"],
         "merge": ["lerp", tiny / "RUN" / "members", "--set", "t=0.3", "-o", "merged.pt"],
         "inspect": [tiny / "RUN" / "members"],
@@ -71,7 +77,7 @@ def arguments(words, tiny):
 
 def test_the_verbs_are_those_of_the_issue():
     assert set(NAMES) == {
-        *("demo", "run", "report", "predict", "env"),
+        *("demo", "run", "report", "predict", "env", "combine", "add"),
         *("average", "merge", "inspect", "verify"),
         *("recipes ls", "recipes cp", "recipes check"),
     }
@@ -107,6 +113,8 @@ FAILING = {
     "run": ["no_such_recipe"],
     "report": ["no_such_run"],
     "predict": ["no_such_run", "new.npy", "-o", "x.csv"],
+    "combine": ["no_such.npy", "nor_this.npy", "--labels", "y.npy", "-o", "x"],
+    "add": ["no_such_run", "--name", "resnet", "--checkpoint", "no_such.pt"],
     "average": ["no_such.pt", "-o", "x.pt"],
     "merge": ["mean", "no_such.pt", "-o", "x.pt"],
     "inspect": ["no_such.pt"],
@@ -114,7 +122,7 @@ FAILING = {
     "recipes cp": ["no_such_recipe"],
     "recipes check": ["no_such_recipe"],
 }
-KINDS = {"report": "RunError", "predict": "RunError"}
+KINDS = {"report": "RunError", "predict": "RunError", "add": "RunError", "combine": "DataError"}
 KINDS |= dict.fromkeys(("average", "merge", "inspect", "verify"), "CheckpointError")
 
 

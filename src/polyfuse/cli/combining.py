@@ -42,7 +42,7 @@ REPLICATES = 2000
 @app.command(
     cls=Several,
     epilog="Example: polyfuse combine val/*.csv --labels y.csv --test test/*.csv --method all "
-    "-o combined; or: polyfuse combine RUN --method caruana",
+    "-o combined",
 )
 def combine(
     predictions: Annotated[
