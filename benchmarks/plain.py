@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ Part = tuple[Tensor, Tensor]
 
 
 FORWARD = (
-    (20, "MLP", 1),
     (5, "MLP", 32),
     (5, "MLP", 256),
     (20, "MLP", 32),
     (20, "MLP", 256),
+    (50, "narrow MLP", 32),
     (5, "CNN", 128),
 )
 
@@ -37,17 +38,18 @@ def digits() -> dict[str, Part]:
     }
 
 
-def mlp() -> nn.Module:
+def mlp(width: int = 128) -> nn.Module:
     """Return a net for `(n, 64)` rows of ten classes."""
-    layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
-    return nn.Sequential(*layers)
+    layers = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
 def to_forward(count: int, kind: str, batch: int) -> tuple[str, list[nn.Module], Tensor]:
     """Return a case of `FORWARD`: its name, members in eval mode, and inputs."""
     torch.manual_seed(0)
-    members = [mlp().eval() if kind == "MLP" else Net().eval() for _ in range(count)]
-    shape = (batch, 64) if kind == "MLP" else (batch, 1, 24, 24)
+    make = {"MLP": mlp, "narrow MLP": partial(mlp, 16), "CNN": Net}[kind]
+    shape = (batch, 1, 24, 24) if kind == "CNN" else (batch, 64)
+    members = [make().eval() for _ in range(count)]
     return f"{count} {kind}s, batch {batch}", members, torch.randn(shape)
 
 

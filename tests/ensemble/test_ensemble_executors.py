@@ -237,7 +237,7 @@ def test_the_faster_is_chosen_once_for_similar_inputs(monkeypatch):
     assert len(measured) > first
 
 
-@pytest.mark.parametrize(("vmap", "loop", "chosen"), [(1.0, 2.0, "vmap"), (1.0, 1.02, "loop")])
+@pytest.mark.parametrize(("vmap", "loop", "chosen"), [(1.0, 2.0, "vmap"), (1.0, 1.2, "loop")])
 @torch.no_grad()
 def test_vmap_has_to_win_clearly(vmap, loop, chosen, monkeypatch):
     times = iter([vmap, loop] * 50)

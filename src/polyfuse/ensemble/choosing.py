@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from polyfuse.errors import DataError
 
 EXECUTORS = ("auto", "loop", "vmap")
 ROUNDS, SECONDS = 7, 0.1  # at most so many rounds, and about so long
-GAIN = 0.9  # vmap has to take at most this part of the loop's time
+GAIN = 0.8  # vmap has to take at most this part of the loop's time
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 Loop = Iterable[Any]  # runs the members whenever it is iterated over
@@ -111,11 +112,9 @@ class Execution:
             close = _close(got, list(loop))
         except Exception:  # whatever it is, the loop says it better, or answers
             return "loop"
-        return (
-            _faster(lambda: (vmapped.changed(), vmapped(call)), lambda: list(loop))
-            if close
-            else "loop"
-        )
+        if not close:
+            return "loop"
+        return _faster(lambda: (vmapped.changed(), vmapped(call)), lambda: list(loop))
 
 
 def cannot(reason: str) -> DataError:
@@ -167,7 +166,7 @@ def _faster(vmapped: Callable[[], Any], loop: Callable[[], Any]) -> str:
     while len(times[0]) < ROUNDS and (not times[0] or time.perf_counter() - start < SECONDS):
         for seconds, function in zip(times, (vmapped, loop), strict=True):
             seconds.append(_timed(function))
-    return "vmap" if min(times[0]) < GAIN * min(times[1]) else "loop"
+    return "vmap" if median(times[0]) < GAIN * median(times[1]) else "loop"
 
 
 def _timed(function: Callable[[], Any]) -> float:

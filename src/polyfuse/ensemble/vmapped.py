@@ -5,9 +5,10 @@ changes the members, in place or not, shows in the next answer.
 """
 
 import copy
+import operator
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +27,31 @@ class Unlike(Exception):
     """The members are not one architecture; the message says why."""
 
 
-class _Seen(NamedTuple):
-    """A module as it was when the members were compared."""
+class Seen:
+    """Modules as they were when they were compared; every call looks, so it is done in few steps.
 
-    module: nn.Module
-    attributes: dict[str, Any]
-    children: dict[str, nn.Module | None]
-    sizes: tuple[int, int]
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> seen = Seen([net])
+        >>> seen.changed(), bool(net.eval()) and seen.changed()
+        (False, True)
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        """Note attributes, submodules, how many tensors there are, and where hooks would be."""
+        self.live = [m.__dict__ for m in modules] + [m._modules for m in modules]
+        self.then = [dict(live) for live in self.live]
+        self.tensors = [held for m in modules for held in (m._parameters, m._buffers)]
+        self.sizes = list(map(len, self.tensors))
+        self.hooks = [getattr(module, name) for module in modules for name in _HOOKS]
 
     def changed(self) -> bool:
         """Tell whether an attribute, the mode, a submodule or a hook is another one now."""
-        module = self.module
         try:
-            same = module.__dict__ == self.attributes and module._modules == self.children
+            same = all(map(operator.eq, self.live, self.then))
         except (RuntimeError, ValueError):  # an array took the place of an attribute
             return True
-        sizes = len(module._parameters), len(module._buffers)
-        return not same or sizes != self.sizes or _hooked(module)
+        return not same or any(self.hooks) or list(map(len, self.tensors)) != self.sizes
 
 
 class Vmapped:
@@ -61,7 +70,7 @@ class Vmapped:
         if len({id(one) if callable(one) else one for one in select}) > 1:
             raise Unlike("members have different select=")
         self.select = select[0]
-        self.seen = [_see(module) for member in members for module in member.modules()]
+        self.seen = Seen([module for member in members for module in member.modules()])
         _check_alike(members)
         self.slots = _slots(members)
         self.shared = [all(t is row[0] for t in row) for row in map(_read, self.slots.values())]
@@ -76,7 +85,7 @@ class Vmapped:
 
     def changed(self) -> bool:
         """Tell whether the members have to be compared again."""
-        return any(seen.changed() for seen in self.seen)
+        return self.seen.changed()
 
     def __call__(self, call: Call, randomness: str = "error") -> Tensor:
         """Return all members' logits, `(member, n, ..., classes)`.
@@ -129,11 +138,6 @@ class Vmapped:
             and kept.device == row[0].device
             for kept, row in zip(self.kept, rows, strict=True)
         )
-
-
-def _see(module: nn.Module) -> _Seen:
-    sizes = len(module._parameters), len(module._buffers)
-    return _Seen(module, dict(module.__dict__), dict(module._modules), sizes)
 
 
 Slot = tuple[dict[str, Any], str]
