@@ -1,8 +1,9 @@
 """What does `Ensemble` cost over a module that loops by hand, and when is it vmapped?
 
 MLPs of three layers, 128 or 16 wide, and small CNNs, on one thread, without gradients. Floor: the
-members alone, nothing combined. The goal is 1.05 times the loop at most. The peer needs `make peers`; it is
-measured in its own process, beside the same loop there; POLYFUSE_PEERS names another environment.
+members alone, nothing combined. The goal is 1.05 times the loop at most. The peer needs `make
+peers`; it is measured in its own process, beside the same loop there; POLYFUSE_PEERS names another
+environment.
 """
 
 import json

@@ -258,9 +258,41 @@ def test_outputs_the_combiner_cannot_take(output, said):
 
 
 def test_members_that_came_later_are_refused():
-    ensemble = Ensemble(members(2))
-    ensemble.members.append(nn.Linear(5, 3))
-    refused(lambda: ensemble(torch.zeros(2, 5)), "made of 2 members and has 3 now")
+    rows = torch.zeros(2, 5, dtype=torch.float64)
+    for calls in (0, 2):
+        ensemble = Ensemble(members(2))
+        for _ in range(calls):
+            ensemble(rows)
+        ensemble.members.append(nn.Linear(5, 3).double())
+        refused(lambda ensemble=ensemble: ensemble(rows), "made of 2 members and has 3 now")
+
+
+def test_what_is_known_is_still_checked():
+    """The second call takes the shortest way: its answers and its errors are the first one's."""
+    rows, broken = torch.randn(2, 5), {}
+
+    def moody(inputs):
+        found = broken.get("how", lambda x: x)(inputs)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    ensemble = Ensemble([nn.Identity(), moody])
+    first = ensemble(rows)
+    assert ensemble._known
+    assert torch.equal(ensemble(rows), first)
+    broken["how"] = lambda x: x[:, :3]
+    refused(lambda: ensemble(rows), "member 0 (Identity) (2, 5)", "member 1 (Function) (2, 3)")
+    broken["how"] = lambda x: x.double()
+    refused(lambda: ensemble(rows), "float64 on cpu")
+    broken["how"] = lambda x: {"logits": x}
+    refused(lambda: ensemble(rows), "member 1 (Function) returned a dict with keys logits")
+    broken["how"] = lambda x: ValueError("moody")
+    with pytest.raises(ValueError, match="moody") as raised:
+        ensemble(rows)
+    assert raised.value.__notes__ == ["raised by member 1 (Function) of an ensemble"]
+    ensemble.check, broken["how"] = True, lambda x: x * torch.nan
+    refused(lambda: ensemble(rows), "member 1 (Function) has NaN")
 
 
 def test_a_combiner_that_answers_in_the_wrong_shape():
