@@ -164,6 +164,17 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written():
     assert not Path("out").exists()
 
 
+def test_rows_that_not_all_files_have_are_refused_or_left_out_on_request():
+    lines = Path("val/a.csv").read_text().splitlines(keepends=True)
+    Path("few.csv").write_text("".join(lines[:50]))
+    command = ("combine", "val/a.csv", "few.csv", "--labels", "val_labels.csv", "-o", "out", *FEW)
+    assert "typed --rows shared" in refused(*command)
+    done = polyfuse(*command, "--rows", "shared", "--json")
+    assert done.exit_code == 0, done.output
+    assert np.load("out/predictions/val.npy").shape == (49, 3)
+    assert any("11 rows" in note for note in json.loads(done.stdout)["leaderboard"]["notes"])
+
+
 def test_a_foreign_folder_is_refused_before_anything_is_read():
     Path("out").mkdir()
     Path("out/mine.txt").write_text("dear diary")

@@ -97,9 +97,9 @@ def test_all_mismatches_of_all_files_at_once():
     assert lines == [
         "'three' has 1 ids more than once ('a'); keep one each",
         "'two' lacks 2 ids of 'y' ('c', 'd') and has 2 more ('x', 'y'); bring the same rows in "
-        'every file, or keep those that all have: rows="shared"',
+        'every file, or keep those that all have: rows="shared", typed --rows shared',
         "'three' lacks 1 ids of 'y' ('d'); bring the same rows in every file, or keep those that "
-        'all have: rows="shared"',
+        'all have: rows="shared", typed --rows shared',
         "'four' has 3 rows and no ids, but 'y' has 4; add a column of ids, or bring the same rows "
         "in the same order",
         "'two' has other classes than the first file: it lacks owl and has cow; give every file "

@@ -136,6 +136,10 @@ def combine(
         str,
         Option(metavar="error|leave_out", help="Rows that a member has no say on (NaN)."),
     ] = "error",
+    rows: Annotated[
+        str,
+        Option(metavar="error|shared", help="Where ids differ: keep the rows that all files have."),
+    ] = "error",
     ordered: Annotated[
         bool, Option("--ordered", help="Rows are in order of time; fits see earlier ones only.")
     ] = False,
@@ -158,6 +162,7 @@ def combine(
         ("--task", [task], TASKS),
         ("--space", [space], SPACES),
         ("--uncovered", [uncovered], ("error", "leave_out")),
+        ("--rows", [rows], ("error", "shared")),
     )
     if is_run(predictions):
         wanted: dict[str, Any] = {
@@ -176,7 +181,7 @@ def combine(
         others |= {"--costs": costs, "--trained": trained, "--use": use, "--task": task}
         others |= {"--space": space, "--classes": classes, "--levels": levels}
         others |= {"--blank": blank is not None, "--ordered": ordered}
-        others |= {"--uncovered": uncovered != "error"}
+        others |= {"--uncovered": uncovered != "error", "--rows": rows != "error"}
         others |= {"--replicates": replicates != REPLICATES}
         wanted |= {"folds": folds, "seed": seed}
         combine_run(Path(predictions[0]), wanted, others, as_json=as_json, quiet=quiet)
@@ -205,6 +210,7 @@ def combine(
         "levels": _numbers(levels, "--levels"),
         "blank": blank,
         "uncovered": uncovered,
+        "rows": rows,
         "ordered": ordered,
         "folds": folds,
         "replicates": replicates,

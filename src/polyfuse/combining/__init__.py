@@ -44,6 +44,7 @@ def combine_predictions(
     levels: Sequence[float] | None = None,
     blank: int | None = None,
     uncovered: str = "error",
+    rows: str = "error",
     ordered: bool = False,
     folds: int = 5,
     options: Mapping[str, Any] | None = None,
@@ -79,6 +80,7 @@ def combine_predictions(
         levels: of quantiles.
         blank: of character strings, the class that means "no character".
         uncovered: "error", or "leave_out" for rows that some member has no say on.
+        rows: "error" where the files' ids differ, or "shared" to keep the rows that all have.
         ordered: rows come in the order of time; fits see earlier rows only.
         folds: of cross-fitting.
         options: of methods: `{"caruana.rounds": 50}`, or `{"rounds": 50}` for all that take it.
@@ -120,6 +122,7 @@ def combine_predictions(
         levels=levels,
         blank=blank,
         uncovered=uncovered,
+        rows=rows,
     )
     judge = _judge(given, metric, higher_is_better, replicates, seed)
     methods = chosen_methods(method, given.kind, given.decided)

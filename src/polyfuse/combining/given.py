@@ -64,6 +64,7 @@ def given_of(
     levels: Sequence[float] | None = None,
     blank: int | None = None,
     uncovered: str = "error",
+    rows: str = "error",
 ) -> Given:
     """Check what was handed in, and lay it out as combinations need it.
 
@@ -88,8 +89,8 @@ def given_of(
     members, tested = shape(members), shape(tested)
     faults.raise_any()
     names = [member.name for member in members]
-    val = faults.of(lambda: Handed(*align(members, truth)))
-    held, notes = _test(names, tested, test_truth, faults)
+    val = faults.of(lambda: Handed(*align(members, truth, rows=rows)))
+    held, notes = _test(names, tested, test_truth, rows, faults)
     if val and held:
         faults.of(lambda: _refuse_same(val, held))
     faults.raise_any()
@@ -180,6 +181,7 @@ def _test(
     names: Sequence[str],
     tested: Sequence[Predictions],
     truth: LabelColumn | None,
+    rows: str,
     faults: Faults,
 ) -> tuple[Handed | None, list[str]]:
     """Return the test split, its members in the order of validation's."""
@@ -189,7 +191,7 @@ def _test(
     if place is None:
         return None, []
     mine = [replace(tested[place[0][name]], name=name) for name in names]
-    return faults.of(lambda: Handed(*align(mine, truth))), place[1]
+    return faults.of(lambda: Handed(*align(mine, truth, rows=rows))), place[1]
 
 
 def _refuse_same(val: Handed, held: Handed) -> None:

@@ -110,7 +110,7 @@ def _differs(name: str, first: str, place: dict[str, int], ids: list[str]) -> st
     parts += [f"has {len(extra):,} more ({_examples(extra)})"] if extra else []
     return (
         f"'{name}' {' and '.join(parts)}; bring the same rows in every file, or keep those that "
-        'all have: rows="shared"'
+        'all have: rows="shared", typed --rows shared'
     )
 
 
