@@ -7,7 +7,7 @@ BENCHES := average ema_update combine ensemble selection bootstrap
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench peers integrations floors fuzz clean
+.PHONY: demo test check format docs bench peers integrations floors fuzz fuzzed clean
 
 demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
@@ -39,12 +39,16 @@ integrations:  ## the callbacks' tests, with Lightning and Transformers, in an e
 	@$(PYTHON) -m venv --without-pip .venv-integrations
 	@$(PYTHON) -m pip --python .venv-integrations/bin/python install -q --disable-pip-version-check \
 	  $(PIP_ARGS) -c constraints.txt -e '.[dev,integrations]'
-	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics tests/checkpoints/layouts $(ARGS)
+	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics tests/checkpoints/layouts \
+	  tests/predictions tests/stacking/test_stacking_documents.py $(ARGS)
 
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
 	@$(PYTHON) -m pip --python .venv-floors/bin/python install -q $(PIP_ARGS) -c floors.txt -e '.[dev]'
 	@.venv-floors/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+
+fuzzed: $(READY)  ## a hundred thousand mutated checkpoints for each reader, always the same
+	@$(PY) -m pytest -q -n auto -m fuzz tests/checkpoints $(ARGS)
 
 fuzz: $(READY)  ## mutated checkpoints for both readers, as long as you like: make fuzz MINUTES=60
 	@$(PY) tests/checkpoints/fuzz.py --minutes $(MINUTES)

@@ -4,9 +4,8 @@
 
 A clean run in a forked child counts the write-like calls that `polyfuse.durable` makes, in all
 threads, and `crash_trace.py` judges their order: fsync before rename, data before claim. Then, for
-each of them, by its number: a run that SIGKILLs itself before the call; a run in which the call
-fails with EIO; one in which the disk is full from that call on; one in which a write is short.
-After each run
+each of them, by its number: what a SIGKILL before the call leaves; a run in which the call fails
+with EIO; one in which the disk is full from that call on; one in which a write is short. After each
 
 - every final name has the bytes it had before, or bytes that the clean run committed under that
   name; what was there before is still there;
@@ -18,10 +17,13 @@ After each run
   nothing again that was claimed;
 - for a sample: the same after a second kill, during the recovery.
 
-Every call of every scenario is tried; none is sampled. Two things save time and lose nothing. What
-a command makes of a folder depends on the folder alone, so a folder that was recovered from once
-is not recovered from again (names of temporary files apart). And `fsync` is counted, not carried
-out: a killed process loses nothing that was written; power cuts have their own rig.
+Every call of every scenario is tried; none is sampled. Three things save time and lose nothing.
+What a command makes of a folder depends on the folder alone, so a folder that was recovered from
+once is not recovered from again (names of temporary files apart). A killed process leaves what it
+had written, so of a command with one thread the folder is copied before each call of the clean run;
+where the process is really killed, for a sample, the copy is held against what is left. And `fsync`
+is counted, not carried out: a killed process loses nothing that was written; power cuts have their
+own rig.
 
 Children are forked from a parent that has imported everything, and that never runs `backward`.
 """
@@ -105,6 +107,7 @@ class Scenario:
         rebuilt: starts of names that may be absent for a while though they were there before.
         resumes: the command goes on with a draft that is left, and leaves it when it fails.
         claimed: returns the stretches of output files that a claim in a journal is about.
+        threads: the command writes from several threads, so each kill must be a real one.
     """
 
     setup: Callable[[Path], None]
@@ -114,6 +117,7 @@ class Scenario:
     rebuilt: tuple[str, ...] = ()
     resumes: bool = False
     claimed: Claimed = lambda claim: ()
+    threads: bool = False
 
 
 @dataclass
@@ -123,6 +127,7 @@ class Plan:
     root: Path
     action: str = "count"
     at: int = 0
+    copies: Path | None = None  # where the folder is copied to before each call
     calls: list[Call] = field(default_factory=list)
     committed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     opened: dict[int, str] = field(default_factory=dict)
@@ -138,6 +143,8 @@ class Plan:
         with self.turn:  # threads are counted together
             self.calls.append(call)
             number = len(self.calls)
+        if self.copies is not None:
+            shutil.copytree(self.root, self.copies / str(number))
         if number == self.at or (number > self.at > 0 and self._still(kind)):
             return self._act(call, real, args, options)
         return self._carry_out(kind, real, args, options)
@@ -224,6 +231,11 @@ def tree(folder: Path) -> Tree:
     return {str(p.relative_to(folder)): "" if p.is_dir() else digest(p) for p in paths}
 
 
+def state(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Return what is in a folder, names of temporary files apart."""
+    return tuple(sorted((TEMPORARY.sub(r".\1.tmp", n), sha) for n, sha in tree(folder).items()))
+
+
 def written_claim(line: Any) -> Any:
     """Return what a line for a journal claims; None for the rest of a line."""
     with contextlib.suppress(ValueError):
@@ -302,6 +314,7 @@ class Harness:
         gc.freeze()  # the children share its pages
         self.scenario = scenario
         self.prepared, self.trial = work / "prepared", work / "trial"
+        self.copies = None if scenario.threads else work / "copies"
         self.failures: list[str] = []
         self.recovered: set[tuple[tuple[str, str], ...]] = set()
         self.trials = 0
@@ -311,7 +324,7 @@ class Harness:
         self.before = {name: sha for name, sha in prepared.items() if final(name) == name}
         self.leftovers = {name: sha for name, sha in prepared.items() if final(name) != name}
         self.allowed = {name: {sha} for name, sha in self.before.items()}
-        clean = self.disturb("count", 0)
+        clean = self.disturb("count", 0, copies=self.copies)
         self.calls = [Call(*call) for call in clean["calls"]]
         self.failures += out_of_order(self.calls, scenario.claimed)
         with self.noting("undisturbed"):
@@ -332,13 +345,16 @@ class Harness:
                 return
             for action in ("kill", *faults(call.kind)):
                 with self.noting(f"{action} at call {n}, {call.kind} of {call.touched}"):
-                    answer = self.disturb(action, n)
+                    copied = action == "kill" and self.copies is not None
+                    answer = self.take_copy(n) if copied else self.disturb(action, n)
                     self.check_names()
                     self.check_answer(action, n, answer)
                     self.recover()
         for n, m in self.sample():
             with self.noting(f"kill at call {n}, and again at call {m} of the recovery"):
                 self.disturb("kill", n)
+                if self.copies is not None and state(self.copies / str(n)) != state(self.trial):
+                    raise AssertionError("the copy is not what a kill leaves")
                 self.disturb("kill", m, again=True)
                 self.check_names()
                 self.recover()
@@ -355,13 +371,23 @@ class Harness:
         except AssertionError as error:
             self.failures.append(f"{label}: {error}")
 
-    def disturb(self, action: str, at: int, *, again: bool = False) -> Any:
+    def take_copy(self, at: int) -> None:
+        """Leave the folder as it was before a call of the clean run, as a kill there does."""
+        assert self.copies is not None  # the caller has looked
+        self.trials += 1
+        shutil.rmtree(self.trial, ignore_errors=True)
+        shutil.copytree(self.copies / str(at), self.trial)
+
+    def disturb(
+        self, action: str, at: int, *, again: bool = False, copies: Path | None = None
+    ) -> Any:
         """Run the command in a child, on a fresh copy of the prepared folder or on what is left."""
         self.trials += 1
         if not again:
             shutil.rmtree(self.trial, ignore_errors=True)
             shutil.copytree(self.prepared, self.trial)
-        return forked(lambda: attempt(self.scenario.command, Plan(self.trial, action, at)))
+        plan = Plan(self.trial, action, at, copies)
+        return forked(lambda: attempt(self.scenario.command, plan))
 
     def check_names(self) -> None:
         """Under a final name there is only what was there before, or what a clean run commits."""
@@ -406,10 +432,8 @@ class Harness:
 
     def recover(self) -> None:
         """Run the plain command on what is left: it ends where the clean run ended."""
-        state = tuple(
-            sorted((TEMPORARY.sub(r".\1.tmp", n), sha) for n, sha in tree(self.trial).items())
-        )
-        if state in self.recovered:
+        found = state(self.trial)
+        if found in self.recovered:
             return
         claims = list(standing_claims(self.trial, self.scenario.claimed))
         answer = self.disturb("count", 0, again=True)
@@ -422,7 +446,7 @@ class Harness:
         if differ:
             raise AssertionError(f"after the next run these differ from a clean run: {differ}")
         self.check_writes([Call(*call) for call in answer["calls"]], claims)
-        self.recovered.add(state)
+        self.recovered.add(found)
 
 
 def faults(kind: str) -> Iterator[str]:

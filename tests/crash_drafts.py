@@ -131,8 +131,10 @@ def do_nothing(*args: object) -> None:
     pass
 
 
-def resuming(setup: Callable[[Path], None], command: Callable[[Path], None]) -> Scenario:
-    return Scenario(setup, command, resumes=True, claimed=claimed)
+def resuming(
+    setup: Callable[[Path], None], command: Callable[[Path], None], *, threads: bool = False
+) -> Scenario:
+    return Scenario(setup, command, resumes=True, claimed=claimed, threads=threads)
 
 
 one = partial(write, sizes=ONE, resume=True)
@@ -144,7 +146,7 @@ DRAFTS = {
     "draft: file": file,
     "draft: folder": folder,
     "draft: resumed": resuming(partial(interrupt, sizes=SEVERAL), several),
-    "draft: threads": resuming(empty, partial(one, threads=2)),
+    "draft: threads": resuming(empty, partial(one, threads=2), threads=True),
     "mutant: data not synced before a claim": mutant(file, sync_data=do_nothing),
     "mutant: claim before the sync": mutant(folder, Draft=ClaimsFirst),
     "mutant: claim before the data": resuming(empty, partial(one, step=claim_first)),

@@ -116,9 +116,9 @@ def soup(folder: Path) -> None:
         made.save(made.greedy(), folder / "soup.safetensors")
 
 
-def scenario(setup: Any, command: Any, name: str, *, resumes: bool = False) -> Scenario:
+def scenario(setup: Any, command: Any, name: str, **facts: bool) -> Scenario:
     about = partial(claimed, name)
-    return Scenario(setup, command, MODULES, warm=inputs, resumes=resumes, claimed=about)
+    return Scenario(setup, command, MODULES, warm=inputs, claimed=about, **facts)
 
 
 WEIGHTS = {
@@ -133,7 +133,7 @@ WEIGHTS = {
         resumes=True,
     ),
     "average: threads": scenario(
-        partial(old_file, name="out.safetensors"), whole, "out.safetensors"
+        partial(old_file, name="out.safetensors"), whole, "out.safetensors", threads=True
     ),
     "soup": Scenario(empty, soup, MODULES, warm=inputs),
 }

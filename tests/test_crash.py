@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SCENARIOS = [
     pytest.param("kfold", marks=pytest.mark.slow),
+    "labels",
     pytest.param("leaderboard", marks=pytest.mark.slow),
     pytest.param("add", marks=pytest.mark.slow),
     pytest.param("combine", marks=pytest.mark.slow),

@@ -10,6 +10,6 @@ def test_some_mutated_files():
     assert refused > 1_000
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 def test_a_hundred_thousand_mutated_files():
     fuzz_torch.main(100_000, seed=0)

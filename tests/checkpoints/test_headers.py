@@ -318,7 +318,7 @@ def test_a_file_cut_after_it_was_opened_is_an_error_not_a_signal(tmp_path):
         ours.check_unchanged()
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.fuzz)])
 def test_mutants_are_read_as_the_library_reads_them_or_refused(count):
     ends = fuzz_safetensors.main(count, seed=count)
     assert ends.total() == count
