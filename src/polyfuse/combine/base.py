@@ -5,6 +5,7 @@ softmax of float32 and float64 NumPy logits, which NumPy computes, so that resul
 the bit, whatever the number of rows and threads.
 """
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from polyfuse.errors import DataError, did_you_mean
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 _KEPT = 1 << 20  # numbers
+_LOG2_E, _LONGEST = math.log2(math.e), 1 << 15
 
 SPACES = {
     "logit": "scores before softmax",
@@ -104,10 +106,14 @@ class Members(Generic[Array]):
         if self.space != "logit" or not self.exclusive or not self._plain():
             yield from self.probabilities()
             return
-        wide, out = (_rooms.room(use, self.each[0].shape, self.wide) for use in ("wide", "out"))
+        room = _rooms.room("share", self.each[0].shape, self.wide)
         for member in self.each:
-            scores = member if member.dtype == self.wide else wide.copy_(member)
-            yield torch.softmax(scores, -1, out=out)
+            if _by_exp2(member):
+                yield _share(room.copy_(member), room)
+            elif member.dtype == self.wide:
+                yield torch.softmax(member, -1, out=room)
+            else:
+                yield self.softmax(member)
 
     def _plain(self) -> bool:
         """Tell whether torch's softmax may write into memory that is kept: some rows at a time."""
@@ -125,18 +131,28 @@ class Members(Generic[Array]):
             with np.errstate(invalid="ignore"):  # infinity gives NaN, which answer() explains
                 raised = np.exp(logits - logits.max(-1, keepdims=True))
             return torch.from_numpy(raised / raised.sum(-1, keepdims=True))
+        if _by_exp2(scores) and not scores.requires_grad and not torch.compiler.is_compiling():
+            return _share(scores.to(self.wide))
         return torch.softmax(scores, -1, dtype=self.wide)
 
-    def mean(self, parts: Iterable[Tensor]) -> Tensor:
-        """Return the weighted mean of these tensors, one for each member, added in turn."""
+    def mean(self, parts: Iterable[Tensor], *, passing: bool = False) -> Tensor:
+        """Return the weighted mean of these tensors, one for each member, added in turn.
+
+        With `passing` it may lie in memory that the next such mean overwrites.
+        """
         total = None
         for part, share in zip(parts, self.shares or [1.0] * len(self), strict=True):
             if share:  # without a weight there is no say: not even 0 times infinity
                 if total is None:
-                    total = torch.zeros(part.shape, dtype=self.wide, device=part.device)
+                    total = self._zeros(part, passing)
                 total.add_(part, alpha=share)
         assert total is not None
         return total if self.shares else total.div_(len(self))
+
+    def _zeros(self, part: Tensor, passing: bool) -> Tensor:
+        if passing and self._plain():
+            return _rooms.room("total", part.shape, self.wide).zero_()
+        return torch.zeros(part.shape, dtype=self.wide, device=part.device)
 
     def normalised(self, result: Tensor) -> Tensor:
         """Divide by the sum over classes, but for logits' probabilities, which have it at 1."""
@@ -239,6 +255,25 @@ class _Rooms(threading.local):
 
 
 _rooms = _Rooms()
+
+
+def _by_exp2(scores: Tensor) -> bool:
+    """Tell whether scores are of 16 bits on a processor: see `_share`.
+
+    Of longer rows a sum could depend on the number of threads.
+    """
+    short = scores.dtype in (torch.float16, torch.bfloat16)
+    return short and scores.device.type == "cpu" and scores.shape[-1] <= _LONGEST
+
+
+def _share(wide: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the softmax of what were 16-bit scores, by powers of two: twice as fast.
+
+    Scaling by log2(e) rounds, but thousands of times finer than 16 bits have done.
+    """
+    top = wide.amax(-1, keepdim=True).mul_(-_LOG2_E)
+    raised = torch.add(top, wide, alpha=_LOG2_E, out=out).exp2_()
+    return raised.div_(raised.sum(-1, keepdim=True))
 
 
 def _fault(member: Tensor, members: Members[Any], slack: float) -> str:

@@ -39,7 +39,9 @@ def mean_probability(
         [[0.75, 0.25]]
     """
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights)
-    return members.answer(members.normalised(members.mean(members.passing_probabilities())))
+    return members.answer(
+        members.normalised(members.mean(members.passing_probabilities(), passing=True))
+    )
 
 
 def mean_logit(
@@ -67,7 +69,7 @@ def mean_logit(
         [[0.88, 0.12]]
     """
     members = Members(predictions, space=space, exclusive=exclusive, weights=weights)
-    return members.answer(members.softmax(members.mean(members.scores())))
+    return members.answer(members.softmax(members.mean(members.scores(), passing=True)))
 
 
 def geometric_mean(

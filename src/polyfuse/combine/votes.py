@@ -98,7 +98,7 @@ def soft_vote(
 
 def _decided(members: Members[Any], parts: Callable[[], Iterable[Tensor]]) -> Any:
     """Return the class with the largest sum; made anew only where a member abstained."""
-    pooled = members.mean(parts())
+    pooled = members.mean(parts(), passing=True)
     best = _first_largest(pooled)
     if torch.compiler.is_compiling():
         return members.back(best)

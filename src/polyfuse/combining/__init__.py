@@ -148,11 +148,11 @@ def combine_predictions(
         calibrate=calibration,
         progress=progress,
     )
-    rows = [*member_rows(given), *fused]
-    board = scoreboard_of(given, rows, judge, [*given.notes, *failed], folds=folds)
+    entries = [*member_rows(given), *fused]
+    board = scoreboard_of(given, entries, judge, [*given.notes, *failed], folds=folds)
     settings = {"folds": folds, "seed": seed, "ordered": ordered, "options": dict(options or {})}
-    kept = used_row(board, rows, use, several)
-    return Combination(board, kept, given, {row.name: row for row in rows}, settings)
+    kept = used_row(board, entries, use, several)
+    return Combination(board, kept, given, {row.name: row for row in entries}, settings)
 
 
 def _judge(
