@@ -176,7 +176,7 @@ def test_no_file_is_refused(tmp_path):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_LIMIT", 20_000)
+    monkeypatch.setattr(reader, "LIMIT", 20_000)
     path = saved(tmp_path / "a.npz", np.savez_compressed, more=np.zeros(10_000))
     assert os.path.getsize(path) < 20_000
     with pytest.raises(DataError, match="unpacks to more than 20,000 bytes"):

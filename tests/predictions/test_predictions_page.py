@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "predictions.md").read_text(encodin
 def test_limits_are_those_of_the_code():
     giga, mega = 1 << 30, 1 << 20
     for line in (
-        f"| an array of an `.npz`, unpacked | {npz_files._LIMIT // giga} GB, and "
+        f"| an array of an `.npz`, unpacked | {npz_files.LIMIT // giga} GB, and "
         f"{npz_files._INFLATION} times its packed size where that is above "
         f"{npz_files._BEARABLE // mega} MB |",
         f"| a Parquet file, unpacked | {_LIMIT // giga} GB |",

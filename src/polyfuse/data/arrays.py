@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import lzma
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +16,7 @@ from torch import Tensor
 from polyfuse import durable, predictions
 from polyfuse.data.base import Labels, Rows, Splits
 from polyfuse.errors import DataError, RunError, printable
-
-_LIMIT = 8 << 30
-# What zipfile and its decompressors raise for damaged archives.
-_ZIP_FAULTS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    OSError,
-)
+from polyfuse.predictions.npz_files import FAULTS, LIMIT
 
 
 @dataclass(frozen=True)
@@ -174,7 +161,7 @@ def pixels(array: NDArray[Any]) -> NDArray[Any]:
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        raw = durable.read_bytes(path, limit=_LIMIT)
+        raw = durable.read_bytes(path, limit=LIMIT)
     except RunError as error:
         raise DataError(str(error)) from None
     held: dict[str, NDArray[Any]] = {}
@@ -183,11 +170,11 @@ def _members(path: Path) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             for entry in archive.infolist():
                 total += entry.file_size
-                if total > _LIMIT:
-                    raise DataError(f"'{printable(path)}' unpacks to more than {_LIMIT:,} bytes")
+                if total > LIMIT:
+                    raise DataError(f"'{printable(path)}' unpacks to more than {LIMIT:,} bytes")
                 name = entry.filename.removesuffix(".npy")
                 held[name] = predictions.parse(archive.read(entry), printable(f"{path}/{name}"))
-    except _ZIP_FAULTS as error:
+    except FAULTS as error:
         raise DataError(
             f"'{printable(path)}' is not an .npz of plain numbers ({printable(error)}); "
             "write it with numpy.savez(path, train_inputs=..., train_labels=...)"

@@ -13,11 +13,11 @@ from polyfuse.errors import DataError, did_you_mean, printable
 from polyfuse.predictions.files import open_file
 from polyfuse.predictions.npy_files import HEAD, read_header, shaped
 
-_LIMIT = 8 << 30  # bytes of an array
+LIMIT = 8 << 30  # bytes of an array
 _BEARABLE = 256 << 20  # bytes that are unpacked however little they were packed into
 _INFLATION = 200
 # What zipfile and its decompressors raise for damaged archives.
-_FAULTS = (
+FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -54,7 +54,7 @@ def read_npz(path: Path, key: str | None = None, *, text: bool = False) -> NDArr
             with zipfile.ZipFile(file) as archive:
                 entry = _chosen(shown, archive.infolist(), key)
                 return _read(archive, entry, f"{shown}[{_name(entry)}]", text)
-        except _FAULTS as error:
+        except FAULTS as error:
             raise DataError(
                 f"'{shown}' is no sound .npz of arrays ({printable(error)}); write it again: "
                 "numpy.savez(path, logits=array)"
@@ -81,7 +81,7 @@ def _chosen(shown: str, entries: list[zipfile.ZipInfo], key: str | None) -> zipf
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str, text: bool) -> NDArray[Any]:
     size = entry.file_size
-    if size > min(_LIMIT, max(_BEARABLE, _INFLATION * entry.compress_size)):
+    if size > min(LIMIT, max(_BEARABLE, _INFLATION * entry.compress_size)):
         raise DataError(
             f"'{shown}' would unpack {entry.compress_size:,} bytes to {size:,}; where you trust "
             "it, save it plainly: numpy.save(path, numpy.load(file)[name])"
