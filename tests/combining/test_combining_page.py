@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch):
 
 def test_the_commands_run_in_order(here):
     block = re.search(r"```console\n(.*?)```", PAGE, re.DOTALL)[1]
-    commands = re.findall(r"^\$ polyfuse (.*)$", block, re.MULTILINE)
+    commands = re.findall(r"^\$ polyfuse (.*)$", block.replace("\\\n", " "), re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         result = polyfuse(*shlex.split(command))
