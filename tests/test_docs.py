@@ -9,9 +9,9 @@ import polyfuse
 from polyfuse import METHODS, FitOptions, durable
 from polyfuse.averaging import RULES
 from polyfuse.checkpoints.base import LIMITS
-from polyfuse.data.arrays import _LIMIT
 from polyfuse.data.images import _PIXELS
 from polyfuse.merge.buffers import POLICIES
+from polyfuse.predictions.npz_files import LIMIT
 from polyfuse.recipes import source
 from polyfuse.recipes.schema import KINDS, _Recipe
 from polyfuse.row_scores import MORE_METRICS
@@ -50,7 +50,7 @@ def test_limits_are_those_of_the_code():
         f"| a recipe | {source.LIMIT // mega} MB, {source.DEPTH} levels |",
         f"| a JSON file that is read | {durable.JSON_LIMIT // mega} MB |",
         f"| one image that is read | {_PIXELS // mega} megapixels |",
-        f"| an `.npz` data set | {_LIMIT // (mega << 10)} GB, packed and unpacked |",
+        f"| an `.npz` data set | {LIMIT // (mega << 10)} GB, packed and unpacked |",
     ):
         assert line in page
 
