@@ -9,8 +9,6 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,25 +19,17 @@ from measure import HERE, report
 from plain import DECAY, RATE, Net, Part, digits, fit
 
 import polyfuse
-from polyfuse import Arrays, FitOptions, LocalRunner, Member, Splits, Task
-from polyfuse.training.base import Job
+from polyfuse import Arrays, FitOptions, LocalRunner, Splits, Task
+from polyfuse.data.base import Split
+from polyfuse.training.base import Job, Planned
 
 MEMBERS, EPOCHS, BATCH, WORKERS, REPEATS = 5, 8, 64, 2, 3
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """Members that differ by seed alone, as in a voting ensemble."""
-
-    size: int
-    learn: int
-    rows: int
-
-    def jobs(self, done: Sequence[Member]) -> Sequence[Job]:
-        """Return a job for each seed that has no member yet."""
-        learn, stop = np.split(np.arange(self.rows), [self.learn])
-        due = set(range(self.size)) - {member.index for member in done}
-        return [Job(seed, seed, learn, stop, stop) for seed in sorted(due)]
+def seeds(split: Split, *, size: int, learn: int) -> Planned:
+    """Plan members that differ by seed alone, as in a voting ensemble."""
+    part, stop = np.split(np.arange(len(split)), [learn])
+    return Planned(tuple(Job(seed, seed, part, stop, stop) for seed in range(size)))
 
 
 def main() -> None:
@@ -82,7 +72,7 @@ def ours(parts: dict[str, Part]) -> tuple[float, float]:
     optimizer = partial(torch.optim.AdamW, lr=RATE, weight_decay=DECAY)
     options = FitOptions(epochs=EPOCHS, batch_size=BATCH, optimizer=optimizer, accelerator="cpu")
     task = Task(Net, Splits(train, test, test), options)
-    strategy = Seeds(MEMBERS, len(parts["learn"][0]), len(train))
+    strategy = seeds(train, size=MEMBERS, learn=len(parts["learn"][0]))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         population = polyfuse.train(strategy, task, folder, runner=LocalRunner(workers=WORKERS))

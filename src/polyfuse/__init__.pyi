@@ -34,8 +34,8 @@ from .sequences import string_vote as string_vote
 from .sequences import strings as strings
 from .soups import Soup as Soup
 from .training import STRATEGIES as STRATEGIES
+from .training.base import Task as Task
 from .training.kfold import kfold as kfold
-from .training.loop import Task as Task
 from .training.loop import train as train
 from .weights import average as average
 from .weights import average_state_dicts as average_state_dicts

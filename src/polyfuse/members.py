@@ -6,6 +6,7 @@
                 rows/*.npy            rows it learned from, stopped on, and held out
                 predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
                 averages/NAME/        model.safetensors and predictions/ of its averaged weights
+                carried/*.npy         what later rounds of a boosting need of it
 
 A member appears whole or not at all.
 """
@@ -130,6 +131,10 @@ class Member:
         """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
         return predictions.parse(*self._checked(f"rows/{part}.npy"))
 
+    def carried(self, name: str) -> NDArray[Any]:
+        """Return what it carries for later rounds, an array that its strategy named so."""
+        return predictions.parse(*self._checked(f"carried/{name}.npy"))
+
     def trained_on(self) -> NDArray[np.int64] | None:
         """Return the training split's rows that it learned from or was stopped on.
 
@@ -168,6 +173,7 @@ def write_member(
     logits: Mapping[str, Floats],
     rows: Mapping[str, NDArray[np.int64]],
     averages: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Floats]]] | None = None,
+    carried: Mapping[str, NDArray[Any]] | None = None,
 ) -> Member:
     """Commit a member to a population; the first commit of an index wins.
 
@@ -178,6 +184,7 @@ def write_member(
         logits: by split, `(n, ..., class)` float32.
         rows: `learned`, `stopped`, `held_out`, int64.
         averages: by name, averaged weights and their logits.
+        carried: arrays for later rounds, by name.
 
     Returns:
         The member that is in the folder now.
@@ -194,6 +201,8 @@ def write_member(
         _write_model(fresh, state, logits)
         for name, average in (averages or {}).items():
             _write_model(fresh / "averages" / name, *average)
+        if carried:
+            write_arrays(fresh / "carried", carried)
         complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
         durable.write_json(fresh / "member.json", complete)
     return open_member(path)

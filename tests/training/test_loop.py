@@ -244,6 +244,6 @@ def test_members_of_other_options_are_refused_and_stay(clean, tmp_path):
     shutil.copytree(clean.path, tmp_path, dirs_exist_ok=True)
     with pytest.raises(RunError, match=r"000' was trained with other options.*clip=None"):
         polyfuse.train(plan(tiny.splits()), tiny.task(clip=0.5), tmp_path)
-    with pytest.raises(RunError, match="000' was trained by another plan than 2 folds"):
+    with pytest.raises(RunError, match="000' was trained by another plan than the 2 members"):
         polyfuse.train(plan(tiny.splits(), folds=2), tiny.task(), tmp_path)
     assert tiny.hashes(tmp_path) == tiny.hashes(clean.path)

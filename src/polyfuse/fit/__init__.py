@@ -1,15 +1,17 @@
 """Train one member, on Lightning Fabric: early stopping, best epoch kept, resumed bit for bit."""
 
 import hashlib
+import inspect
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polyfuse.checkpoints import safetensors
@@ -50,6 +52,7 @@ class Fitted(NamedTuple):
             each average that has begun.
         fingerprint: a SHA-256 over all that decides the weights: data, rows, options, seed.
         averages: by name, each as it was in its own best epoch.
+        collected: weights at the end of the epochs that were asked for, by epoch from 1.
     """
 
     state: dict[str, Tensor]
@@ -57,6 +60,7 @@ class Fitted(NamedTuple):
     history: list[dict[str, float]]
     fingerprint: str
     averages: Mapping[str, Kept]
+    collected: Mapping[int, dict[str, Tensor]] = {}
 
 
 class OutOfTime(Exception):
@@ -71,6 +75,9 @@ def fit_member(
     options: FitOptions,
     *,
     seed: int,
+    weights: NDArray[np.floating[Any]] | None = None,
+    collect: Collection[int] = (),
+    checked: bool = False,
     resume: Path | None = None,
     deadline: float | None = None,
     notify: Notify = silent,
@@ -83,10 +90,16 @@ def fit_member(
     Args:
         model: trained in place; maps `split.inputs(rows)` to logits.
         split: the data.
-        learn: rows to learn from.
-        stop: other rows, evaluated in eval mode after each epoch.
+        learn: rows to learn from; one that is there twice counts twice.
+        stop: other rows, evaluated in eval mode after each epoch; where there are none, the last
+            epoch is kept, and patience has nothing to wait for.
         options: see `FitOptions`.
         seed: of this member.
+        weights: one a learning row, 0 or more; scaled to a mean of 1. The loss must take them:
+            `loss(outputs, labels, *, weights=None)`, `(n,)` float32. None weighs all alike.
+        collect: epochs, from 1, after which the weights are kept beside the best ones.
+        checked: the caller knows that the model's output fits the loss; it is not held against
+            the labels.
         resume: file that keeps the progress of unfinished training; None keeps nothing.
         deadline: `time.time()` after which training stops at the end of the epoch.
         notify: called with (epochs done, epochs, note).
@@ -108,9 +121,10 @@ def fit_member(
         2
     """
     begin(model, options.start)
-    check_labels(model, split, learn)
+    if not checked:
+        check_labels(model, split, learn)
     with threads(options.threads):
-        run = _Training(model, split, learn, stop, options, seed)
+        run = _Training(model, split, learn, stop, options, seed, weights, collect)
         run.restore(resume)
         while run.unfinished():
             if deadline is not None and time.time() > deadline:
@@ -118,9 +132,10 @@ def fit_member(
             run.epoch()
             run.save(resume)
             last = run.history[-1]
-            notify(len(run.history), options.epochs, f"loss {last['stopping_loss']:.3f}")
+            shown = last.get("stopping_loss", last["loss"])
+            notify(len(run.history), options.epochs, f"loss {shown:.3f}")
     kept = run.tracked.kept() if run.tracked else {}
-    return Fitted(run.best, run.best_epoch, run.history, run.key, kept)
+    return Fitted(run.best, run.best_epoch, run.history, run.key, kept, run.collected)
 
 
 class _Training:
@@ -134,9 +149,14 @@ class _Training:
         stop: Rows,
         options: FitOptions,
         seed: int,
+        weights: NDArray[np.floating[Any]] | None,
+        collect: Collection[int],
     ) -> None:
         self.split, self.learn, self.stop = split, learn, stop
         self.options, self.seed = options, seed
+        self.weights = None if weights is None else _scaled(weights, learn, options)
+        self.collect = frozenset(collect)
+        self.collected: dict[int, dict[str, Tensor]] = {}
         _check_batches(model, len(learn), options.batch_size)
         self.fabric = _fabric(options)
         self.bare = model
@@ -169,7 +189,7 @@ class _Training:
         done = len(self.history)
         waited = done - self.best_epoch
         patience = self.options.patience
-        waits = patience is None or waited < patience or done == 0
+        waits = patience is None or waited < patience or done == 0 or not len(self.stop)
         return done < self.options.epochs and (
             waits or (self.tracked is not None and not self.tracked.begun())
         )
@@ -179,31 +199,39 @@ class _Training:
         number = len(self.history)
         with seeded(self.seed, number):
             loss = self._learn(number)
-        stopping = self._evaluate()
-        if stopping < self.best_loss:
+        stopping = self._evaluate() if len(self.stop) else loss
+        if stopping < self.best_loss or not len(self.stop):
             self.best_loss, self.best_epoch = stopping, number + 1
-            self.best = {k: v.detach().cpu().clone() for k, v in self.bare.state_dict().items()}
+            self.best = self._weights()
+        if number + 1 in self.collect:
+            self.collected[number + 1] = self._weights()
         rate = self.optimizer.param_groups[0]["lr"]
-        facts = {"epoch": number + 1, "rate": rate, "loss": loss, "stopping_loss": stopping}
+        facts = {"epoch": number + 1, "rate": rate, "loss": loss}
+        if len(self.stop):
+            facts["stopping_loss"] = stopping
         if self.tracked:
             facts |= self.tracked.epoch(self._evaluate)
         self.history.append(facts)
 
+    def _weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights of now, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.bare.state_dict().items()}
+
     def _learn(self, number: int) -> float:
         """Take the steps of one epoch; return the mean training loss."""
         options = self.options
-        order = np.random.default_rng([self.seed, number]).permutation(self.learn)
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.learn))
         batches = np.array_split(order, self._batches())
         generator = torch.Generator().manual_seed(torch.initial_seed())
         steps = math.ceil(len(batches) / options.accumulate)
         self.model.train()
         total = 0.0
-        for i, rows in enumerate(batches):
+        for i, places in enumerate(batches):
             last = i + 1 == len(batches) or (i + 1) % options.accumulate == 0
             with self.fabric.no_backward_sync(self.model, enabled=not last):
-                loss = self._loss(rows, generator)
+                loss = self._loss(places, generator)
                 self.fabric.backward(loss / self._share(i, len(batches)))
-            total += self._finite(float(loss.detach()), number) * len(rows)
+            total += self._finite(float(loss.detach()), number) * len(places)
             if last:
                 self._step(number * steps + i // options.accumulate, steps * options.epochs)
                 if self.tracked:
@@ -216,12 +244,17 @@ class _Training:
         first = i - i % self.options.accumulate
         return min(self.options.accumulate, batches - first)
 
-    def _loss(self, rows: Rows, generator: torch.Generator) -> Tensor:
+    def _loss(self, places: Rows, generator: torch.Generator) -> Tensor:
+        """Return the loss of some learning rows, named by their places among them."""
+        rows = self.learn[places]
         inputs = self.split.inputs(rows)
         if self.options.augmentation is not None:
             inputs = self.options.augmentation(inputs, generator)
         outputs = self.model(self.fabric.to_device(inputs))
-        return self.options.loss(outputs, self._labels(rows))
+        if self.weights is None:
+            return self.options.loss(outputs, self._labels(rows))
+        weights = self.fabric.to_device(torch.from_numpy(self.weights[places]))
+        return self.options.loss(outputs, self._labels(rows), weights=weights)  # type: ignore[call-arg]  # _scaled has looked
 
     def _labels(self, rows: Rows) -> Tensor:
         assert self.split.labels is not None  # check_labels has refused that
@@ -258,7 +291,16 @@ class _Training:
         """A digest of all that decides the numbers, to refuse foreign progress."""
         shapes = {name: list(value.shape) for name, value in self.bare.state_dict().items()}
         rows = [hashlib.sha256(part.tobytes()).hexdigest() for part in (self.learn, self.stop)]
-        facts = (self.seed, shapes, rows, self.options.fingerprint(), self.split.fingerprint())
+        facts: tuple[Any, ...] = (
+            self.seed,
+            shapes,
+            rows,
+            self.options.fingerprint(),
+            self.split.fingerprint(),
+        )
+        if self.weights is not None or self.collect:
+            digest = hashlib.sha256(b"" if self.weights is None else self.weights.tobytes())
+            facts += (digest.hexdigest(), sorted(self.collect))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def save(self, path: Path | None) -> None:
@@ -274,6 +316,8 @@ class _Training:
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
         }
+        if self.collected:
+            tree["collected"] = self.collected
         if self.tracked:
             tree["averages"] = self.tracked.state()
         tensors, skeleton = flatten(tree)
@@ -296,6 +340,7 @@ class _Training:
         self.fabric.strategy.precision.load_state_dict(tree["scaler"])
         self.best, self.history = tree["best"], tree["history"]
         self.best_loss, self.best_epoch = tree["best_loss"], tree["best_epoch"]
+        self.collected = tree.get("collected", {})
         if self.tracked:
             self.tracked.restore(tree["averages"])
 
@@ -305,6 +350,26 @@ class _Training:
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _scaled(
+    weights: NDArray[np.floating[Any]], learn: Rows, options: FitOptions
+) -> NDArray[np.float32]:
+    """Return weights of a mean of 1; refuse those that are none, and a loss that takes none."""
+    if weights.shape != learn.shape or not np.isfinite(weights).all() or weights.min() < 0:
+        raise TrainingError(
+            f"weights must be {len(learn)} finite numbers of 0 and more, one a learning row; got "
+            f"{weights.dtype} of shape {weights.shape}"
+        )
+    if not weights.sum() > 0:
+        raise TrainingError("all weights of the learning rows are 0; there is nothing to learn")
+    if "weights" not in inspect.signature(options.loss).parameters:
+        raise TrainingError(
+            "rows are weighted here, and the loss takes no weights; give it a parameter: "
+            "loss(outputs, labels, *, weights=None) -> mean of the samples' losses times weights"
+        )
+    scaled: NDArray[np.float32] = (weights / weights.mean(dtype=np.float64)).astype(np.float32)
+    return scaled
 
 
 def _check_batches(model: nn.Module, rows: int, size: int) -> None:

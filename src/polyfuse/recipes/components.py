@@ -44,11 +44,13 @@ class Kind(NamedTuple):
         known: by name.
         given: how many leading parameters the caller fills, so that they are no options.
         also: options that the caller takes out again, with their types.
+        without: other parameters that the caller fills.
     """
 
     known: Mapping[str, Callable[..., Any]]
     given: int
     also: Mapping[str, Any] = {}
+    without: Collection[str] = ()
 
 
 def component(source: Source, path: Path_, kind: Kind, trusted: Trusted) -> Any:
@@ -90,7 +92,7 @@ def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: Trusted
     if function is None:
         return None
     options = {key: value for key, value in spec.items() if key != "name"}
-    schema = schema_of(function, kind.given, also=kind.also)
+    schema = schema_of(function, kind.given, also=kind.also, without=kind.without)
     valid = validated(schema, options, path, source, of=spec["name"])
     return None if valid is None else partial(function, **options)
 

@@ -226,13 +226,14 @@ def _train(
     progress: Progress,
 ) -> tuple[Population, Strategy]:
     strategy: Strategy = plan.strategy(splits.train)
-    missing = strategy.jobs(Population.open(root).trained_here.members)
-    watch = _Watch(strategy.size, strategy.size - len(missing), progress)
+    done = Population.open(root).trained_here.members
+    size = strategy.size(done)
+    watch = _Watch(size, len(done), progress)
     population = train(
         strategy,
         Task(plan.factory, splits, plan.options),
         root,
-        runner=LocalRunner(workers or idle_workers(plan.options.threads, strategy.size)),
+        runner=LocalRunner(workers or idle_workers(plan.options.threads, size)),
         deadline=deadline,
         watch=watch,
     )
@@ -260,7 +261,7 @@ def _compare(
     added = len(population.members) - len(population.trained_here.members)
     if not population.trained_here.members:
         raise RunError(
-            f"the time was up before any of {strategy.size} members was done; "
+            f"the time was up before any of {strategy.size([])} members was done; "
             "run the same command again to go on, with more --minutes"
         )
     with contextlib.suppress(RunError):  # missing or damaged: made again
@@ -284,7 +285,7 @@ def _compare(
         population,
         fusions=plan.fusions,
         soups=list(plan.soups),
-        expected=strategy.size + added,
+        expected=strategy.size(own.members) + added,
         milliseconds=times,
         metrics=plan.metrics,
         replicates=plan.replicates,

@@ -1,7 +1,6 @@
 """Carry a strategy to its end: train what is missing, commit each member, resume anything."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from polyfuse.combine import mean_probability
 from polyfuse.data.base import Rows, Split, Splits
 from polyfuse.determinism import seeded, threads
 from polyfuse.errors import RunError, TrainingError, printable
-from polyfuse.fit import FitOptions, Fitted, OutOfTime, fit_member
+from polyfuse.fit import OutOfTime
 from polyfuse.inference import check_labels, predict
 from polyfuse.labels import write_labels
 from polyfuse.members import Member, write_member
@@ -24,28 +23,9 @@ from polyfuse.population import Population
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.start import begin, digest_of
-from polyfuse.training.base import Job, Strategy
+from polyfuse.training.base import Job, Made, Strategy, Task, Work
 
-
-@dataclass(frozen=True)
-class Task:
-    """What all members of a run share.
-
-    Attributes:
-        factory: makes a new, untrained model; called once a member, under the member's seed.
-        splits: the data.
-        options: how a member is trained.
-
-    Example:
-        >>> from polyfuse import Arrays
-        >>> data = Arrays(np.zeros((4, 2)), np.zeros(4, int))
-        >>> Task(partial(nn.Linear, 2, 2), Splits(data, data, data)).options.epochs
-        20
-    """
-
-    factory: Callable[[], nn.Module]
-    splits: Splits
-    options: FitOptions = field(default_factory=FitOptions)
+__all__ = ["Task", "train", "train_job"]
 
 
 def train(
@@ -106,9 +86,9 @@ def _train_missing(
     done = _done(root)
     for member in done:
         _refuse_other_options(member, task)
-        durable.remove(_resume_file(root, member.index))  # killed after its commit
     while jobs := strategy.jobs(done):
-        function = partial(train_member, task=task, root=root, deadline=deadline)
+        _forget_progress(root, done, jobs)
+        function = partial(train_job, task=task, root=root, deadline=deadline)
         before = len(done)
 
         def seen(number: int, done: float, total: float, note: str, jobs: object = jobs) -> None:
@@ -116,18 +96,32 @@ def _train_missing(
 
         failed = []
         for result in runner.map(function, jobs, seen):
+            job = jobs[result.number]
             if result.error:
-                failed.append(f"member {jobs[result.number].index}: {result.error}")
+                failed.append(f"{_named(job)}: {result.error}")
             elif result.value:
-                seen(result.number, task.options.epochs, task.options.epochs, "done")
+                epochs = (job.options or task.options).epochs
+                for index in job.indices:
+                    watch(index, epochs, epochs, "done")
         done = _done(root)
         if failed:
-            raise TrainingError(
-                "\n".join([*failed, f"{len(done)} of {strategy.size} members are kept"])
-            )
+            kept = f"{len(done)} of {strategy.size(done)} members are kept"
+            raise TrainingError("\n".join([*failed, kept]))
         if len(done) == before:  # the deadline has passed
             break
+    _forget_progress(root, done, ())
     return Population.open(root)
+
+
+def _forget_progress(root: Path, done: Sequence[Member], jobs: Sequence[Job]) -> None:
+    """Remove the progress of jobs that were killed after their members were committed."""
+    for index in {member.index for member in done} - {job.index for job in jobs}:
+        durable.remove(_resume_file(root, index))
+
+
+def _named(job: Job) -> str:
+    last = job.index + job.count - 1
+    return f"member {job.index}" if job.count == 1 else f"members {job.index} to {last}"
 
 
 def _done(root: Path) -> tuple[Member, ...]:
@@ -135,33 +129,23 @@ def _done(root: Path) -> tuple[Member, ...]:
     return Population.open(root).trained_here.members
 
 
-def train_member(
+def train_job(
     job: Job, notify: Notify, *, task: Task, root: Path, deadline: float | None = None
 ) -> bool:
-    """Train one member and commit it; return whether it is done (it is not when time ran out).
+    """Do a job and commit its members; return whether it is done (it is not when time ran out).
 
     Example:
-        >>> train_member.__name__
-        'train_member'
+        >>> train_job.__name__
+        'train_job'
     """
     resume = _resume_file(root, job.index)
-    with seeded(job.seed), threads(task.options.threads):
-        model = task.factory()
+    work = Work(job, task, root, resume, deadline, notify)
+    with seeded(job.seed), threads(work.options.threads):
         try:
-            fitted = fit_member(
-                model,
-                task.splits.train,
-                job.learn,
-                job.stop,
-                task.options,
-                seed=job.seed,
-                resume=resume,
-                deadline=deadline,
-                notify=notify,
-            )
+            for index, made in zip(job.indices, job.how(work), strict=True):
+                _commit(index, made, work)
         except OutOfTime:
             return False
-        _commit(job, model, fitted, task, root)
     durable.remove(resume)
     return True
 
@@ -178,31 +162,31 @@ def _resume_file(root: Path, index: int) -> Path:
     return root / "resume" / f"{index:03d}.safetensors"
 
 
-def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) -> None:
-    start = task.options.start
+def _commit(index: int, made: Made, work: Work) -> None:
+    job, task = work.job, work.task
+    start = work.options.start
     # The weights it started from may have seen any row, so nothing is out of its fold for sure.
     unseen = job.held_out[:0] if start else job.held_out
-    logits = _logits(model, fitted.state, task.splits, unseen)
+    logits = _logits(made.model, made.state, task.splits, unseen)
     averages = {
-        name: (kept.state, _logits(model, kept.state, task.splits, unseen))
-        for name, kept in fitted.averages.items()
+        name: (kept.state, _logits(made.model, kept.state, task.splits, unseen))
+        for name, kept in made.averages.items()
     }
     record = {
-        "index": job.index,
+        "index": index,
         **job.facts,
         "seed": job.seed,
         "options": task.options.fingerprint(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "fingerprint": fitted.fingerprint,
+        "parameters": sum(p.numel() for p in made.model.parameters()),
         **({"start": digest_of(start)} if start else {}),
-        "best_epoch": fitted.best_epoch,
+        **({"factory": job.factory} if job.factory else {}),
         "scores": _scores(logits, task.splits),
-        "history": fitted.history,
+        **made.facts,
     }
     if averages:
         record["averages"] = {
             name: {
-                "best_epoch": fitted.averages[name].best_epoch,
+                "best_epoch": made.averages[name].best_epoch,
                 "scores": _scores(said, task.splits),
             }
             for name, (_, said) in averages.items()
@@ -212,7 +196,7 @@ def _commit(job: Job, model: nn.Module, fitted: Fitted, task: Task, root: Path) 
         "stopped": job.stop,
         "held_out": job.held_out,
     }
-    write_member(root, record, fitted.state, logits, rows, averages)
+    write_member(work.root, record, made.state, logits, rows, averages, made.carried)
 
 
 def _logits(
@@ -251,10 +235,11 @@ def _out_of_fold(
 
 
 def _check(task: Task) -> None:
-    """Refuse data that do not fit the model before any time is spent."""
-    with seeded(0):
-        model = task.factory()
-    begin(model, task.options.start)
-    for name, split in task.splits._asdict().items():
-        if split.labels is not None or name != "test":
-            check_labels(model, split, np.arange(min(2, len(split))))
+    """Refuse data that do not fit the models before any time is spent."""
+    for factory in task.factories:
+        with seeded(0):
+            model = factory()
+        begin(model, task.options.start)
+        for name, split in task.splits._asdict().items():
+            if split.labels is not None or name != "test":
+                check_labels(model, split, np.arange(min(2, len(split))))
