@@ -59,7 +59,7 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from polyfuse import Arrays, kfold
+        >>> from polyfuse import Arrays, FitOptions, kfold
         >>> data = Arrays(np.eye(8), np.arange(8) % 2)
         >>> task = Task(partial(nn.Linear, 8, 2), Splits(data, data, data), FitOptions(epochs=1))
         >>> len(train(kfold(data, folds=2), task, tempfile.mkdtemp()).members)
