@@ -59,6 +59,7 @@ def compare_pairs(
     replicates: int = 2000,
     seed: int = 0,
     groups: NDArray[np.int64] | None = None,
+    drawn: Mapping[str, Floats] | None = None,
 ) -> tuple[Pair, ...]:
     """Compare rows of a scoreboard, corrected for the number of comparisons.
 
@@ -70,6 +71,8 @@ def compare_pairs(
         replicates: of the bootstrap.
         seed: of the bootstrap.
         groups: `(n,)` group of each sample; whole groups are drawn.
+        drawn: by name, each row's score in each replicate, where they were drawn already, with
+            these replicates, seed and groups.
 
     Returns:
         One pair each, `(row, reference)` or `(earlier, later)`.
@@ -84,13 +87,16 @@ def compare_pairs(
         (1.0, 0.00390625, 'a')
     """
     _check_rows(rows, reference)
-    drawn = replicate_scores(list(rows.values()), replicates=replicates, seed=seed, groups=groups)
-    scores = dict(zip(rows, drawn.T, strict=True))
+    if drawn is None:
+        every = replicate_scores(
+            list(rows.values()), replicates=replicates, seed=seed, groups=groups
+        )
+        drawn = dict(zip(rows, every.T, strict=True))
     values = {name: row.value for name, row in rows.items()}
     units = _units(next(iter(rows.values())).samples, groups)
     found = []
     for a, b in _pairs(list(rows), reference):
-        gap = scores[a] - scores[b]
+        gap = drawn[a] - drawn[b]
         difference = percentiles(values[a] - values[b], gap)
         p = _chance(rows[a], rows[b], difference.value, gap, units)
         found.append(Pair(a, b, difference, p, p, None))
@@ -105,6 +111,7 @@ def declare_winner(
     replicates: int = 2000,
     seed: int = 0,
     groups: NDArray[np.int64] | None = None,
+    drawn: Mapping[str, Floats] | None = None,
 ) -> Verdict:
     """Say which row is best, and whether it is really better than each of the others.
 
@@ -117,6 +124,7 @@ def declare_winner(
         replicates: of the bootstrap.
         seed: of the bootstrap.
         groups: `(n,)` group of each sample; whole groups are drawn.
+        drawn: as `compare_pairs` takes it.
 
     Raises:
         DataError: fewer than two rows, a score that is undefined, rows of other samples.
@@ -132,7 +140,12 @@ def declare_winner(
             f"the scores of {printable(', '.join(undefined))} are undefined (NaN) on these samples"
         )
     pairs = compare_pairs(
-        rows, lower_is_better=lower_is_better, replicates=replicates, seed=seed, groups=groups
+        rows,
+        lower_is_better=lower_is_better,
+        replicates=replicates,
+        seed=seed,
+        groups=groups,
+        drawn=drawn,
     )
     sign = -1 if lower_is_better else 1
     best = max(rows, key=lambda name: sign * rows[name].value)

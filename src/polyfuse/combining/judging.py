@@ -18,6 +18,7 @@ from polyfuse.metrics import NEEDS_PROBABILITIES, Score, percentiles, replicate_
 from polyfuse.significance import Pair, Verdict, compare_pairs, declare_winner, seen_from
 
 Array = NDArray[Any]
+Every = Mapping[str, Mapping[str, Score | None]]  # row name -> metric -> score
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,19 @@ def judge(
         for row in rows
     }
     deciding = {n: s for n, scores in every.items() if (s := scores[how.metric]) is not None}
-    draws: dict[str, Any] = {"replicates": how.replicates, "seed": how.seed, "groups": groups}
-    settings = {**draws, "lower_is_better": how.lower_is_better}
+    drawn = _drawn(every, replicates=how.replicates, seed=how.seed, groups=groups)
+    settings: dict[str, Any] = {
+        "drawn": {name: drawn[name, how.metric] for name in deciding},
+        "groups": groups,
+        "lower_is_better": how.lower_is_better,
+    }
     reference = chosen[0] if chosen else _best_member(rows, deciding, how)
     against = {p.a: p for p in compare_pairs(deciding, reference=reference, **settings)}
     if chosen:
         verdict = _confirmed(chosen[1], compare_pairs(deciding, reference=chosen[1], **settings))
     else:
         verdict = declare_winner(deciding, **settings)
-    scores = _intervals(every, draws)
+    scores = _intervals(every, drawn)
     for name, own in scores.items():
         own["difference"] = _difference(name, reference, against.get(name))
     values = {name: score.value for name, score in deciding.items()}
@@ -159,16 +164,22 @@ def _score(name: str, metric: Metric, prediction: Array, labels: Array) -> Score
     return None if votes and name in NEEDS_PROBABILITIES else metric(prediction, labels)
 
 
-def _intervals(
-    every: Mapping[str, Mapping[str, Score | None]], draws: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Return all scores with their intervals, drawn at once."""
-    known = [(row, name, s) for row, own in every.items() for name, s in own.items() if s]
-    drawn = replicate_scores([score for _, _, score in known], **draws).T
-    found: dict[str, dict[str, Any]] = {row: dict.fromkeys(own) for row, own in every.items()}
-    for (row, name, score), replicates in zip(known, drawn, strict=True):
-        found[row][name] = _plain(percentiles(score.value, replicates)._asdict())
-    return found
+def _drawn(every: Every, **draws: Any) -> dict[tuple[str, str], Array]:
+    """Return each score, named by its row and metric, in each replicate; all drawn at once."""
+    known = {(row, name): s for row, own in every.items() for name, s in own.items() if s}
+    columns = replicate_scores(list(known.values()), **draws).T
+    return dict(zip(known, columns, strict=True))
+
+
+def _intervals(every: Every, drawn: Mapping[tuple[str, str], Array]) -> dict[str, dict[str, Any]]:
+    """Return all scores with their intervals; None where a row has none."""
+    return {
+        row: {
+            name: _plain(percentiles(score.value, drawn[row, name])._asdict()) if score else None
+            for name, score in own.items()
+        }
+        for row, own in every.items()
+    }
 
 
 def _difference(name: str, reference: str, pair: Pair | None) -> dict[str, Any] | None:
