@@ -245,7 +245,7 @@ def test_the_command_shows_the_scoreboard_and_why(run):
     done = command("combine", run, "--method", "caruana", "--method", "vote", "--quiet")
     assert done.exit_code == 0, done.output
     shown = " ".join(done.output.split())
-    assert "Why not another one than" in shown
+    assert "passed over, and why" in shown
     assert f"Next: polyfuse report {run}" in shown
     told = json.loads(command("combine", run, "--set", "rounds=2", "--json", "--quiet").stdout)
     assert told["command"] == "combine"

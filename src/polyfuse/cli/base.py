@@ -151,6 +151,25 @@ def told(verb: str, as_json: bool, *, stopped: str = AGAIN) -> Iterator[Tell]:
         raise typer.Exit(130) from None
 
 
+def show_scores(board: Any) -> None:
+    """Print a scoreboard, what is recommended, and why each other row was passed over.
+
+    Example:
+        >>> show_scores.__name__
+        'show_scores'
+    """
+    from polyfuse.tables import Table
+    from polyfuse.terminal import show_table, show_text
+
+    for split in board.splits():
+        show_table(board.table(split))
+    width = max(map(len, board.passed_over), default=0)
+    passed = [[f"{name:<{width}}  {why}"] for name, why in board.passed_over.items()]
+    show_table(Table(f"Recommended: {board.recommended}", ["passed over, and why"], passed))
+    for line in board.summary():
+        show_text(line)
+
+
 def _fail(verb: str, as_json: bool, error: PolyfuseError) -> NoReturn:
     message = _with_notes(error, str(error))
     if as_json:

@@ -14,6 +14,7 @@ from polyfuse.cli.base import (
     completing,
     pairs,
     settings_of,
+    show_scores,
     told,
 )
 from polyfuse.cli.combining_runs import combine_run, is_run
@@ -282,17 +283,9 @@ def facts(done: "Combination", out: Path) -> dict[str, Any]:
 
 def show(done: "Combination", out: Path) -> None:
     """Print the scoreboard, the advice, why other rows were passed over, and what to type next."""
-    from polyfuse.tables import Table
-    from polyfuse.terminal import show_table, show_text
+    from polyfuse.terminal import show_text
 
-    board = done.scoreboard
-    for split in board.splits():
-        show_table(board.table(split))
-    width = max(map(len, board.passed_over))
-    passed = [[f"{name:<{width}}  {why}"] for name, why in board.passed_over.items()]
-    show_table(Table(f"Recommended: {board.recommended}", ["passed over, and why"], passed))
-    for line in board.summary():
-        show_text(line)
+    show_scores(done.scoreboard)
     weights = done.weights.get(done.use, {})
     used = [f"{n} {w:.3g}" for n, w in weights.items() if isinstance(w, float) and w > 0]
     if used:

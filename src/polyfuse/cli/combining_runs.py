@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyfuse.cli.base import BadParameter, told
+from polyfuse.cli.base import BadParameter, show_scores, told
 
 if TYPE_CHECKING:
     from polyfuse.combining_runs import Fitted
@@ -62,15 +62,10 @@ def _facts(folder: Path, done: "Fitted") -> dict[str, Any]:
 
 def _show(folder: Path, done: "Fitted") -> None:
     """Print the scoreboard, the advice, why other rows were passed over, and what to type next."""
-    from polyfuse.tables import Table
-    from polyfuse.terminal import show_table, show_text
+    from polyfuse.terminal import show_text
 
-    board = done.scoreboard
-    for split in board.splits():
-        show_table(board.table(split))
-    passed = [[name, why] for name, why in board.passed_over.items()]
-    show_table(Table(f"Why not another one than {board.recommended}", ["", "why not"], passed))
-    for line in [*board.summary(), *done.notes]:
+    show_scores(done.scoreboard)
+    for line in done.notes:
         show_text(line)
     quoted = shlex.quote(str(folder))
     show_text(
