@@ -3,6 +3,11 @@
 from collections.abc import Callable
 
 from polyfuse.training.base import Strategy
+from polyfuse.training.joint import joint, negative_correlation
 from polyfuse.training.kfold import kfold
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {"kfold": kfold}
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "joint": joint,
+    "kfold": kfold,
+    "negative_correlation": negative_correlation,
+}
