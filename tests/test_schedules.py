@@ -10,9 +10,20 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 from torch.optim.swa_utils import SWALR
 
 from polyfuse.errors import PolyfuseError
-from polyfuse.schedules import SCHEDULES, constant, cosine, linear, swa
+from polyfuse.schedules import (
+    SCHEDULES,
+    constant,
+    cosine,
+    cyclic_cosine,
+    joined,
+    linear,
+    swa,
+    triangle,
+)
 
-every = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+CYCLIC = ("cyclic_cosine", "triangle")
+FALLING = {name: schedule for name, schedule in SCHEDULES.items() if name not in CYCLIC}
+every = pytest.mark.parametrize("schedule", FALLING.values(), ids=FALLING)
 shares = st.floats(0, 1, exclude_max=True)
 
 
@@ -135,3 +146,87 @@ def test_swa_is_the_schedule_of_the_paper():
 def test_faults_of_swa(options, fact):
     with pytest.raises(PolyfuseError, match=fact):
         swa(0, 10, **options)
+
+
+# Cycles -----------------------------------------------------------------------------------------
+
+
+@given(
+    total=st.integers(1, 3000), cycles=st.integers(1, 20), step=st.floats(0, 1, exclude_max=True)
+)
+def test_cyclic_cosine_is_equation_2_of_huang_et_al(total, cycles, step):
+    t = int(step * total) + 1  # the paper counts iterations from 1
+    length = math.ceil(total / cycles)
+    expected = 0.5 * (math.cos(math.pi * ((t - 1) % length) / length) + 1)
+    assert cyclic_cosine(t - 1, total, cycles=cycles) == pytest.approx(expected, abs=1e-12)
+
+
+@given(batches=st.integers(1, 40), each=st.integers(1, 8), cycles=st.integers(1, 6))
+def test_last_step_zero_is_the_code_of_its_authors(batches, each, cycles):
+    # T_cur = ((epoch - 1) % E) * batches + i, with epoch and i from 1.
+    expected = [
+        0.5 * (1 + math.cos(math.pi * ((epoch - 1) % each * batches + i) / (each * batches)))
+        for epoch in range(1, cycles * each + 1)
+        for i in range(1, batches + 1)
+    ]
+    total = len(expected)
+    found = [cyclic_cosine(s, total, cycles=cycles, last_step="zero") for s in range(total)]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found[each * batches - 1 :: each * batches] == pytest.approx([0] * cycles, abs=1e-12)
+
+
+def test_the_two_conventions_differ_at_the_last_step_alone_of_what_is_saved():
+    last = 7
+    assert cyclic_cosine(last, 32, cycles=4) == pytest.approx((1 - math.cos(math.pi / 8)) / 2)
+    assert cyclic_cosine(last, 32, cycles=4, last_step="zero") == pytest.approx(0, abs=1e-15)
+
+
+@given(
+    batches=st.integers(1, 40),
+    half=st.integers(1, 4),
+    cycles=st.integers(1, 5),
+    high=st.floats(0.1, 1),
+    low=st.floats(0, 0.1),
+)
+def test_triangle_is_the_formula_of_garipov_et_al(batches, half, cycles, high, low):
+    c = 2 * half
+    expected = []
+    for epoch in range(c * cycles):
+        for i in range(batches):
+            t = ((epoch % c) + i / batches) / c
+            expected.append(
+                (1 - 2 * t) * high + 2 * t * low
+                if t <= 0.5
+                else (2 - 2 * t) * low + (2 * t - 1) * high
+            )
+    total = len(expected)
+    found = [triangle(s, total, cycles=cycles, high=high, low=low) for s in range(total)]
+    assert found == pytest.approx(expected, abs=1e-12)
+    # Half a cycle less leaves all others as they are, and ends at the lowest rate.
+    short = total - half * batches
+    cut = [triangle(s, short, cycles=cycles - 0.5, high=high, low=low) for s in range(short)]
+    assert cut == pytest.approx(expected[:short], abs=1e-12)
+
+
+@given(total=st.integers(1, 500), start=st.floats(0, 1))
+def test_joined_schedules_are_each_on_its_side(total, start):
+    begin = round(start * total)
+    then = lambda step, rest: triangle(step, rest, cycles=1.5)  # noqa: E731
+    found = [joined(cosine, then, step, total, start=start) for step in range(total)]
+    assert found[:begin] == [cosine(step, total) for step in range(begin)]
+    assert found[begin:] == [then(step, total - begin) for step in range(total - begin)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "fix"),
+    [
+        (cyclic_cosine, {"cycles": 0}, "cycles=0"),
+        (cyclic_cosine, {"last_step": "one"}, "'eq2' or 'zero'"),
+        (triangle, {"cycles": math.nan}, "cycles=nan"),
+        (triangle, {"low": 0.5, "high": 0.1}, "0 <= low <= high"),
+        (triangle, {"low": -0.1}, "0 <= low <= high"),
+    ],
+)
+def test_cycles_that_are_none_are_refused(schedule, options, fix):
+    with pytest.raises(PolyfuseError, match=fix):
+        schedule(0, 10, **options)
