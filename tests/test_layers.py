@@ -63,6 +63,7 @@ FLOORS = [
     ["fitted_json.checks", "fitted_json.values"],
     ["fitted_json.kinds"],
     ["fitted_json"],
+    ["tasks"],
     ["data", "runners", "scoreboard", "significance"],
     ["labels", "members"],
     ["population", "inference", "start", "advice"],

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 
 import numpy as np
@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from polyfuse.data.base import Rows, Split
+from polyfuse.data.base import Labels, Rows, Split, task_of
 from polyfuse.determinism import threads
 from polyfuse.errors import DataError, TrainingError
+from polyfuse.tasks import CLASSES
 
 PREDICT_BATCH = 256
 
 
 def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray[np.float32]:
-    """Return a model's logits in eval mode, in batches of 256.
+    """Return a model's logits, or numbers of a regression, in eval mode, in batches of 256.
 
     Args:
         model: on any device; its mode is restored afterwards.
@@ -27,10 +28,10 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
         rows: all rows where None.
 
     Returns:
-        `(rows, ..., classes)` float32.
+        `(rows, ..., classes)` float32; of a regression in the shape of the labels.
 
     Raises:
-        TrainingError: the logits hold NaN or infinity.
+        TrainingError: the outputs hold NaN or infinity.
 
     Example:
         >>> from polyfuse import Arrays
@@ -79,7 +80,8 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
     """Refuse a model whose output does not fit the labels, before any time is spent.
 
     Raises:
-        DataError: unknown labels, another shape, or labels out of range.
+        DataError: unknown labels, another shape, labels that are out of range or NaN, or no labels
+            of the task.
 
     Example:
         >>> from polyfuse import Arrays
@@ -94,24 +96,81 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
             shape = tuple(model(split.inputs(rows[:2]).to(_device(model))).shape)
         except RuntimeError as error:
             raise DataError(f"the model does not take these inputs: {error}") from error
-    wanted = split.labels[rows[:2]].shape
-    if shape[:-1] != wanted:
+    task = task_of(split)
+    _refuse_shape(task, shape, split.labels[rows[:2]].shape)
+    if split.blank is not None and (
+        task != CLASSES or split.labels.ndim != 2 or split.blank >= shape[-1]
+    ):
         raise DataError(
-            f"the model maps {wanted[0]} samples to {shape}, but their labels have shape {wanted}; "
-            f"the output must be {wanted} followed by the number of classes"
+            f"blank={split.blank} means strings of characters, but labels of the task {task} have "
+            f"shape {split.labels.shape} and the model {shape[-1]} classes; leave blank out, or "
+            "give labels (rows, positions) and a class for it"
         )
-    if split.blank is not None and (split.labels.ndim != 2 or split.blank >= shape[-1]):
+    _REFUSE[task](split.labels, shape)
+
+
+def _refuse_shape(task: str, shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Refuse outputs of another shape than that of the labels of these samples asks for."""
+    outputs = shape[:-1] if task == CLASSES else shape
+    if outputs == labels and (task != "multilabel" or len(labels) == 2):
+        return
+    fixes = {
+        "classification": f"the output must be {labels} followed by the number of classes",
+        "multilabel": "the task multilabel takes labels (rows, labels) and one logit for each",
+        "regression": "the task regression takes as many outputs as there are numbers to predict",
+    }
+    fix = fixes[task]
+    if task == "regression" and shape == (*labels, 1):
+        fix = "give labels[:, None], or a model whose output is output.squeeze(-1)"
+    raise DataError(
+        f"the model maps {labels[0]} samples to {shape}, but their labels have shape {labels}; "
+        + fix
+    )
+
+
+def _refuse_no_classes(labels: Labels, shape: tuple[int, ...]) -> None:
+    if labels.dtype.kind not in "iu":
         raise DataError(
-            f"blank={split.blank} means strings of characters, but labels have shape "
-            f"{split.labels.shape} and the model {shape[-1]} classes; leave blank out, or give "
-            "labels (rows, positions) and a class for it"
+            f"labels are {labels.dtype}, and classes are whole numbers from 0; convert them, or "
+            'say what they are: task="regression" or task="multilabel"'
         )
-    largest = int(split.labels.max())
-    if largest >= shape[-1]:
+    least, largest, last = int(labels.min()), int(labels.max()), shape[-1] - 1
+    if least < 0:
+        raise DataError(f"labels go down to {least}; number the classes from 0")
+    if largest > last:
         raise DataError(
-            f"labels go up to {largest}, but the model has {shape[-1]} classes "
-            f"(0 to {shape[-1] - 1}); give it {largest + 1} classes or correct the labels"
+            f"labels go up to {largest}, but the model has {last + 1} classes (0 to {last}); "
+            f"give it {largest + 1} classes or correct the labels"
         )
+
+
+def _refuse_no_answers(labels: Labels, shape: tuple[int, ...]) -> None:
+    if labels.dtype.kind not in "iubf" or not np.isin(labels, (0, 1)).all():
+        raise DataError(
+            "labels of the task multilabel must be zeros and ones, got "
+            f"{labels.dtype} from {labels.min()} to {labels.max()}; give 1 where a label applies"
+        )
+
+
+def _refuse_no_numbers(labels: Labels, shape: tuple[int, ...]) -> None:
+    if labels.dtype.kind != "f":
+        raise DataError(
+            f"labels of the task regression are {labels.dtype}; convert them: "
+            "labels.astype('float32')"
+        )
+    if not np.isfinite(labels).all():
+        raise DataError(
+            "labels of the task regression hold NaN or infinity in "
+            f"{int((~np.isfinite(labels.reshape(len(labels), -1)).all(1)).sum())} of {len(labels)} "
+            "rows; leave out rows without a label"
+        )
+
+
+_REFUSE: dict[str, Callable[[Labels, tuple[int, ...]], None]] = {
+    "classification": _refuse_no_classes,
+    "multilabel": _refuse_no_answers,
+    "regression": _refuse_no_numbers,
+}
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from polyfuse import durable, predictions, records
-from polyfuse.data.base import Split, Splits
-from polyfuse.errors import RunError, printable
+from polyfuse.data.base import Split, Splits, task_of, truth_of
+from polyfuse.errors import DataError, RunError, printable
+from polyfuse.tasks import CLASSES, TASKS
 
 SCHEMA = 1
 
@@ -23,7 +24,12 @@ def write_labels(root: Path, splits: Splits) -> None:
 
     Raises:
         RunError: the folder holds labels of other data.
+        DataError: the splits are of several tasks.
     """
+    tasks = {name: task_of(split) for name, split in splits._asdict().items()}
+    if len(set(tasks.values())) > 1:
+        told = ", ".join(f"{name} of {task}" for name, task in tasks.items())
+        raise DataError(f"the splits are of several tasks: {told}; give all the same task")
     prints = {name: split.fingerprint() for name, split in splits._asdict().items()}
     fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
     folder = root / "labels"
@@ -40,6 +46,7 @@ def write_labels(root: Path, splits: Splits) -> None:
         index = {
             "schema": SCHEMA,
             "fingerprint": fingerprint,
+            "task": tasks["train"],
             "blank": splits.train.blank,
             "inputs": list(splits.train.inputs(np.array([0])).shape[1:]),
             "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
@@ -49,7 +56,7 @@ def write_labels(root: Path, splits: Splits) -> None:
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:
-    """Read what the splits are: rows, blank class, shape of an input, fingerprint, files.
+    """Read what the splits are: task, rows, blank class, shape of an input, fingerprint, files.
 
     Args:
         folder: `RUN/labels`.
@@ -72,7 +79,7 @@ def read_index(folder: Path) -> Mapping[str, Any]:
 
 
 def _write_split(folder: Path, name: str, split: Split) -> None:
-    for array, suffix in ((split.labels, ""), (split.groups, "_groups")):
+    for array, suffix in ((truth_of(split), ""), (split.groups, "_groups")):
         if array is not None:
             predictions.write(folder / f"{name}{suffix}.npy", array)
     durable.write_json(folder / f"{name}_names.json", list(split.names))
@@ -85,6 +92,7 @@ def _is_index(record: Any) -> bool:
     splits = record.get("splits")
     return (
         isinstance(record.get("fingerprint"), str)
+        and record.get("task", CLASSES) in TASKS
         and isinstance(record.get("blank"), int | None)
         and records.are_files(record.get("files"))
         and isinstance(splits, dict)

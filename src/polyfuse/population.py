@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from polyfuse.errors import DataError, RunError, printable
 from polyfuse.labels import read_index
 from polyfuse.leaks import trained_mask
 from polyfuse.members import SCHEMA, Floats, Member, fitted, open_member, write_arrays
+from polyfuse.tasks import CLASSES, kept, meant
 
 FITTED = "fitted"  # the kind of a fusion that was fitted on held-out rows
 
@@ -101,15 +101,20 @@ class Population:
 
     @property
     def index(self) -> Mapping[str, Any]:
-        """What the splits are: rows, blank class, fingerprint, files."""
+        """What the splits are: task, rows, blank class, fingerprint, files."""
         return read_index(self.path / "labels")
+
+    @property
+    def task(self) -> str:
+        """What the labels are: classes, "multilabel" zeros and ones, or numbers of a regression."""
+        return str(self.index.get("task", CLASSES))  # older folders do not say it
 
     def rows(self, split: str) -> int:
         """Return how many rows a split has."""
         return int(self.index["splits"][split]["rows"])
 
-    def labels(self, split: str) -> NDArray[np.int64] | None:
-        """Return the labels of a split; None where unknown."""
+    def labels(self, split: str) -> NDArray[Any] | None:
+        """Return the labels of a split, int64, or float32 of a regression; None where unknown."""
         return self._array(f"{split}.npy")
 
     def groups(self, split: str) -> NDArray[np.int64] | None:
@@ -123,7 +128,9 @@ class Population:
         return [str(name) for name in json.loads(raw)]
 
     def stack(self, split: str) -> Floats:
-        """Return all members' logits of a split, `(member, sample, ..., class)`.
+        """Return all members' outputs of a split, `(member, sample, ..., class)` logits.
+
+        Of a regression they are the numbers themselves, in the shape of the labels.
 
         Raises:
             DataError: the members' predictions and the labels differ in length or shape.
@@ -141,7 +148,7 @@ class Population:
         return np.stack(arrays)
 
     def out_of_fold(self) -> Floats:
-        """Return, for every training row, the mean logits of the members that did not see it.
+        """Return, for every training row, the mean output of the members that did not see it.
 
         NaN where no member held the row out.
         """
@@ -186,15 +193,17 @@ class Population:
     def base_predictions(self, split: str) -> NDArray[np.float64]:
         """Return what each base model says: the mean probability of its members that have a say.
 
-        On train they are out-of-fold predictions, NaN where no member held the row out.
+        On train they are out-of-fold predictions, NaN where no member held the row out. Of a
+        regression it is the mean of their numbers.
 
         Returns:
-            `(base model, sample, ..., class)` float64, in the order of `base_models`.
+            `(base model, sample, ..., class)` float64, in the order of `base_models`; of labels
+            that do not exclude each other the probability that each applies.
 
         Raises:
             DataError: the members' predictions and the labels differ in length or shape.
         """
-        stacked = torch.softmax(torch.from_numpy(self.stack(split)).double(), -1).numpy()
+        stacked = meant(self.task, self.stack(split))
         return np.stack([_mean_said(stacked[list(base.members)]) for base in self.base_models()])
 
     def base_trained(self, split: str) -> NDArray[np.bool_]:
@@ -217,9 +226,14 @@ class Population:
         return _fusion_record(self.path / "fusions" / name)
 
     def fused(self, name: str, split: str) -> NDArray[Any]:
-        """Return a fusion's stored answer: log-probabilities, or classes where it is a vote."""
+        """Return a fusion's stored answer: log-probabilities, classes of a vote, or numbers."""
         folder, files = self.path / "fusions" / name, self.fusion(name)["files"]
         return predictions.parse(*records.checked(folder, f"predictions/{split}.npy", files))
+
+    def said(self, name: str, split: str) -> NDArray[Any]:
+        """Return what a fusion answered: probabilities, classes where it is a vote, or numbers."""
+        stored = self.fused(name, split)
+        return np.exp(stored) if self.fusion(name)["space"] == "log_prob" else stored
 
     @property
     def fits(self) -> Mapping[str, bool]:
@@ -251,7 +265,7 @@ class Population:
             digest.update(repr(sorted(member.record["files"].items())).encode())
         return digest.hexdigest()
 
-    def _array(self, name: str) -> NDArray[np.int64] | None:
+    def _array(self, name: str) -> NDArray[Any] | None:
         files = self.index["files"]
         if name not in files:
             return None
@@ -274,7 +288,7 @@ def write_fusion(
         population: whose members were fused.
         name: of the fusion.
         members: their indices.
-        answers: by split: probabilities, kept as their logs, or decided classes.
+        answers: by split: probabilities, kept as their logs; decided classes, or numbers.
         state: weights, where the fusion is one model.
         fit: document of what was fitted, where anything was.
         facts: what else its record says of it.
@@ -289,13 +303,9 @@ def write_fusion(
     """
     folder = population.path / "fusions" / name
     durable.make_folder(folder.parent)
-    votes = all(answer.dtype.kind in "iu" for answer in answers.values())
+    stored = {split: kept(population.task, answer) for split, answer in answers.items()}
     with durable.new_folder(folder) as fresh:
-        kept = {
-            split: answer if votes else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
-            for split, answer in answers.items()
-        }
-        write_arrays(fresh / "predictions", kept)
+        write_arrays(fresh / "predictions", {s: array for s, (_, array) in stored.items()})
         if state is not None:
             safetensors.write(fresh / "model.safetensors", dict(state))
         if fit is not None:
@@ -305,7 +315,7 @@ def write_fusion(
             "name": name,
             **(facts or {}),
             "members": list(members),
-            "space": "label" if votes else "log_prob",
+            "space": next(iter(stored.values()))[0],
             "inputs": population.fingerprint(),
             "files": records.digests(fresh),
         }

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from polyfuse import durable, predictions
 from polyfuse.data.base import Labels, Rows, Splits
 from polyfuse.errors import DataError, RunError, printable
 from polyfuse.predictions.npz_files import FAULTS, LIMIT
+from polyfuse.tasks import CLASSES, TaskName, rules_of
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,22 @@ class Arrays:
 
     Args:
         values: `(n, ...)` inputs, tensor or array; integers are read as floats.
-        labels: `(n,)` or `(n, positions)` classes from 0; None where unknown.
+        labels: `(n,)` or `(n, positions)` classes from 0; of the task "multilabel" `(n, labels)`
+            zeros and ones; of "regression" `(n,)` or `(n, outputs)` numbers. None where unknown.
         groups: `(n,)`; rows of one group are never divided between folds.
         names: one name a row; `0, 1, ...` by default.
         blank: the class that means "no character", for character strings only.
+        task: "classification", "multilabel" (labels do not exclude each other) or "regression".
 
     Raises:
-        DataError: no rows, lengths that differ, NaN or infinite inputs, labels that are no classes.
+        DataError: no rows, lengths that differ, NaN or infinite inputs, labels that do not fit the
+            task, an unknown task.
 
     Example:
         >>> Arrays(torch.zeros(3, 2), [0, 1, 0]).inputs(np.array([2])).shape
         torch.Size([1, 2])
+        >>> Arrays(torch.zeros(3, 2), [0.5, 1.5, 2.0], task="regression").labels.dtype
+        dtype('float32')
     """
 
     values: Any
@@ -43,12 +49,15 @@ class Arrays:
     groups: Any = None
     names: Sequence[str] = field(default=())
     blank: int | None = None
+    task: TaskName = CLASSES
 
     def __post_init__(self) -> None:
         """Convert and check everything once."""
+        rules_of(self.task)
         values = _floats(self.values)
         _check_values(values)
-        labels = None if self.labels is None else _classes("labels", self.labels, len(values))
+        convert = _LABELS[self.task]
+        labels = None if self.labels is None else convert("labels", self.labels, len(values))
         groups = None if self.groups is None else _classes("groups", self.groups, len(values))
         if groups is not None and groups.ndim != 1:
             raise DataError(f"groups of shape {groups.shape}; give one whole number a row")
@@ -74,10 +83,12 @@ class Arrays:
         digest.update(self.values.contiguous().numpy().tobytes())
         for array in (self.labels, self.groups):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        if self.task != CLASSES:
+            digest.update(self.task.encode())
         return digest.hexdigest()
 
 
-def read_npz(*, path: str, blank: int | None = None) -> Splits:
+def read_npz(*, path: str, blank: int | None = None, task: TaskName = CLASSES) -> Splits:
     """Read a data set from one `.npz` file.
 
     Args:
@@ -85,9 +96,12 @@ def read_npz(*, path: str, blank: int | None = None) -> Splits:
             optionally `test_labels` and `train_groups`, `val_groups`, `test_groups`.
             Inputs of type uint8 with four axes are images: 0 to 255 is read as 0 to 1.
         blank: the class that means "no character", for character strings only.
+        task: what the labels are: "classification", "multilabel" or "regression". Of regression
+            one number a row is read as one output, `(n, 1)`, as the models that recipes name give.
 
     Raises:
-        DataError: no such file, no `.npz`, arrays missing, pickled, or of different lengths.
+        DataError: no such file, no `.npz`, arrays missing, pickled, or of different lengths;
+            labels that do not fit the task.
 
     Example:
         >>> import tempfile
@@ -106,7 +120,7 @@ def read_npz(*, path: str, blank: int | None = None) -> Splits:
             f"'{printable(path)}' lacks {', '.join(missing)}; "
             f"it has {printable(', '.join(sorted(held))) or 'nothing'}"
         )
-    train, val, test = (_split(held, name, blank, path) for name in Splits._fields)
+    train, val, test = (_split(held, name, blank, task, path) for name in Splits._fields)
     return Splits(train, val, test)
 
 
@@ -139,10 +153,14 @@ def new_array(path: Path, shape: Sequence[int]) -> Arrays:
         raise DataError(f"'{shown}': {error}") from None
 
 
-def _split(held: dict[str, NDArray[Any]], name: str, blank: int | None, path: str) -> Arrays:
+def _split(
+    held: dict[str, NDArray[Any]], name: str, blank: int | None, task: TaskName, path: str
+) -> Arrays:
     labels, groups = held.get(f"{name}_labels"), held.get(f"{name}_groups")
+    if task == "regression" and labels is not None and labels.ndim == 1:
+        labels = labels[:, None]
     try:
-        return Arrays(pixels(held[f"{name}_inputs"]), labels, groups, blank=blank)
+        return Arrays(pixels(held[f"{name}_inputs"]), labels, groups, blank=blank, task=task)
     except DataError as error:
         raise DataError(f"'{printable(path)}', {name} split: {error}") from None
 
@@ -209,22 +227,70 @@ def _check_values(values: Tensor) -> None:
         )
 
 
-def _classes(what: str, given: Any, rows: int) -> Labels:
+def _array(what: str, given: Any, rows: int) -> NDArray[Any]:
     try:
         array = np.asarray(given)
     except ValueError as error:  # rows of different lengths
         raise DataError(f"{what} are no array ({printable(error)}); give one a row") from None
     if array.ndim < 1 or len(array) != rows:
         raise DataError(f"{what} of shape {array.shape} for {rows} rows of inputs; give one a row")
+    return array
+
+
+def _classes(what: str, given: Any, rows: int) -> Rows:
+    array = _array(what, given, rows)
     if array.dtype.kind not in "iub" or array.size == 0:
+        numbers = array.dtype.kind == "f" and what == "labels"
         raise DataError(
             f"{what} must be whole numbers from 0, got {array.dtype} of shape {array.shape}; "
             "map your classes to 0, 1, 2, ..."
+            + (', or, if they are numbers to predict, say task="regression"' if numbers else "")
         )
-    whole: Labels = array.astype(np.int64)
+    whole: Rows = array.astype(np.int64)
     if whole.min() < 0:  # uint64 beyond int64 is negative here, too
         raise DataError(
             f"{what} must be whole numbers from 0, but the smallest is {whole.min()}; "
             "map your classes to 0, 1, 2, ..."
         )
     return whole
+
+
+def _yes_or_no(what: str, given: Any, rows: int) -> Labels:
+    array = _array(what, given, rows)
+    if array.ndim != 2 or array.dtype.kind not in "iubf" or array.size == 0:
+        raise DataError(
+            f"{what} of the task multilabel must be zeros and ones (rows, labels), got "
+            f"{array.dtype} of shape {array.shape}; give a column to each label"
+        )
+    odd = ~np.isin(array, (0, 1))  # NaN is neither
+    if odd.any():
+        raise DataError(
+            f"{what} of the task multilabel must be zeros and ones, but {int(odd.sum())} are not, "
+            f"such as {array[odd][0]}; give 1 where a label applies and 0 where it does not"
+        )
+    return array.astype(np.float32)
+
+
+def _numbers(what: str, given: Any, rows: int) -> Labels:
+    array = _array(what, given, rows)
+    if array.ndim > 2 or array.dtype.kind not in "iubf" or array.size == 0:
+        raise DataError(
+            f"{what} of the task regression must be numbers (rows,) or (rows, outputs), got "
+            f"{array.dtype} of shape {array.shape}; convert them: labels.astype('float32')"
+        )
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    bad = ~np.isfinite(narrow.reshape(rows, -1)).all(1)
+    if bad.any():
+        raise DataError(
+            f"{what} hold NaN, infinity or more than float32 holds in {int(bad.sum())} of {rows} "
+            f"rows (first: {np.flatnonzero(bad)[:5].tolist()}); leave out rows without a label"
+        )
+    return narrow
+
+
+_LABELS: dict[str, Callable[[str, Any, int], Labels]] = {
+    "classification": _classes,
+    "multilabel": _yes_or_no,
+    "regression": _numbers,
+}

@@ -86,16 +86,26 @@ NEEDS_PROBABILITIES = frozenset({"nll", "brier", "ece", "ece_equal_mass", "aurc"
 LOWER_IS_BETTER = (NEEDS_PROBABILITIES - {"auroc"}) | FOR_NUMBERS
 
 
-def metrics_for(blank: int | None) -> dict[str, Callable[..., Terms]]:
+def metrics_for(blank: int | None, task: str = "classification") -> dict[str, Callable[..., Score]]:
     """Return the metrics that fit a task by name, the one that decides first.
+
+    That one is a mean over samples, or its root. Of labels that do not exclude each other it is the
+    NLL, which is proper and sees rare labels; of classes the share that is right.
 
     Args:
         blank: the class that means "no character"; None outside character strings.
+        task: "classification", "multilabel" or "regression".
 
     Example:
         >>> list(metrics_for(None)), list(metrics_for(10))[0]
         (['accuracy', 'nll'], 'string_accuracy')
+        >>> list(metrics_for(None, "regression"))
+        ['rmse', 'mae']
     """
+    if task == "regression":
+        return {"rmse": rmse, "mae": mae}
+    if task == "multilabel":
+        return {"nll": nll, "brier": brier, "f1": partial(f1, multilabel=True)}
     if blank is None:
         return {"accuracy": accuracy, "nll": nll}
     return {
