@@ -37,6 +37,7 @@ def fold_rows(
     classes: NDArray[np.int64] | None = None,
     groups: Rows | None = None,
     ordered: bool = False,
+    shuffled: bool = False,
 ) -> Iterator[tuple[Rows, Rows]]:
     """Yield (training rows, held-out rows) for each fold; groups are kept whole, classes balanced.
 
@@ -49,6 +50,7 @@ def fold_rows(
         ordered: rows come in the order of time: each block is held out from the rows before it,
             and the first of `folds + 1` blocks is never held out. Rows of a group that comes again
             in the held-out block are not trained on, and folds that have no rows left are dropped.
+        shuffled: `seed` deals the groups, too, and classes are balanced as far as groups let them.
 
     Raises:
         DataError: more folds than rows, or than groups.
@@ -57,7 +59,7 @@ def fold_rows(
         >>> [held.tolist() for _, held in fold_rows(4, 2, seed=0, groups=np.array([7, 7, 8, 8]))]
         [[2, 3], [0, 1]]
     """
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
     if ordered:
         yield from _ordered_rows(n, folds, groups)
@@ -69,7 +71,10 @@ def fold_rows(
             f"type a number of folds from 2 to {count}, or bring more data"
         )
     blank = np.zeros(n)
-    if groups is not None:
+    if groups is not None and shuffled:
+        dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        yield from dealt.split(blank, blank.astype(int) if classes is None else classes, groups)
+    elif groups is not None:
         yield from GroupKFold(folds).split(blank, groups=groups)
     elif classes is not None and np.unique(classes, return_counts=True)[1].min() >= folds:
         yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(blank, classes)

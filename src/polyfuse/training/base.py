@@ -249,7 +249,7 @@ def refuse_another_plan(done: Iterable[Member], jobs: Sequence[Job]) -> None:
     Example:
         >>> refuse_another_plan([], [])
     """
-    planned = {n: {**job.facts, "seed": job.seed} for job in jobs for n in job.indices}
+    planned = {n: _vouched(job) for job in jobs for n in job.indices}
     for member in done:
         wanted = planned.get(member.index)
         if wanted is None or wanted != {key: member.record.get(key) for key in wanted}:
@@ -259,6 +259,11 @@ def refuse_another_plan(done: Iterable[Member], jobs: Sequence[Job]) -> None:
                 "asked for now, with this seed; name another folder, or train with the plan that "
                 "it was begun with"
             )
+
+
+def _vouched(job: Job) -> dict[str, Any]:
+    factory = {"factory": job.factory} if job.factory else {}
+    return {**job.facts, "seed": job.seed, **factory}
 
 
 def member_seeds(seed: int, count: int) -> list[int]:

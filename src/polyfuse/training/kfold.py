@@ -1,13 +1,20 @@
 """k-fold: each member learns from all folds but one and predicts that one out of fold."""
 
-import numpy as np
-
-from polyfuse.classical import fold_rows, inner_slice
 from polyfuse.data.base import Split
-from polyfuse.training.base import Job, Planned, member_seeds
+from polyfuse.training.base import Planned
+from polyfuse.training.rows import Kind, Splitter, fold_jobs
 
 
-def kfold(split: Split, *, folds: int = 5, stop_fraction: float = 0.1, seed: int = 0) -> Planned:
+def kfold(
+    split: Split,
+    *,
+    folds: int = 5,
+    kind: Kind | None = None,
+    repeats: int = 1,
+    stop_fraction: float = 0.1,
+    splitter: Splitter | None = None,
+    seed: int = 0,
+) -> Planned:
     """Plan a k-fold ensemble.
 
     Groups are never cut, neither by the folds nor by the rows that stop training; without groups
@@ -17,26 +24,36 @@ def kfold(split: Split, *, folds: int = 5, stop_fraction: float = 0.1, seed: int
     Args:
         split: the training split.
         folds: 2 or more; at most as many as there are groups, or rows.
-        stop_fraction: share of a member's training part that chooses its epoch.
+        kind: "grouped", "stratified" by class (and by groups, where there are any), "plain", or
+            "ordered": rows come in the order of time, and each block is predicted from those before
+            it, the first one never. None: grouped where there are groups, else stratified where
+            each class fills every fold, else plain.
+        repeats: how often all rows are divided anew; of a row's out-of-fold predictions, which are
+            then as many, the mean counts.
+        stop_fraction: share of a member's training part that chooses its epoch; 0: none does, and
+            the last epoch is kept.
+        splitter: divides the rows instead: any object with scikit-learn's `split(X, y, groups)`.
         seed: decides folds and members' seeds.
 
     Raises:
-        DataError: more folds than groups, or rows.
+        DataError: more folds than groups, or rows; folds with an empty class; a splitter whose
+            held-out rows are trained on, by themselves or by their group. All faults at once.
 
     Example:
+        >>> import numpy as np
         >>> from polyfuse import Arrays
         >>> plan = kfold(Arrays(np.zeros((10, 2)), np.zeros(10, int)), folds=5)
         >>> [len(job.held_out) for job in plan.jobs([])]
         [2, 2, 2, 2, 2]
     """
-    classes = split.labels if split.labels is not None and split.labels.ndim == 1 else None
-    pairs = fold_rows(len(split), folds, seed=seed, classes=classes, groups=split.groups)
-    seeds = member_seeds(seed, folds)
-    jobs = []
-    for index, (part, held_out) in enumerate(pairs):
-        learn, stop = inner_slice(
-            part.astype(np.int64), stop_fraction, seed=seeds[index], groups=split.groups
-        )
-        facts = {"strategy": "kfold", "fold": index, "folds": folds}
-        jobs.append(Job(index, seeds[index], learn, stop, np.sort(held_out), facts))
-    return Planned(tuple(jobs))
+    jobs = fold_jobs(
+        split,
+        "kfold",
+        folds=folds,
+        kind=kind,
+        repeats=repeats,
+        stop_fraction=stop_fraction,
+        splitter=splitter,
+        seed=seed,
+    )
+    return Planned(jobs)
