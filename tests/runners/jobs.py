@@ -21,32 +21,48 @@ def failing(job: int, notify: Any) -> int:
     return job
 
 
-def killed_once(job: Path, notify: Any) -> str:
-    """Leave a file behind, and be killed the first time that job "b" runs."""
-    told = job.with_suffix(".told")
-    if job.name == "b" and not told.exists():
-        told.touch()
+def counted(job: Path, notify: Any) -> int:
+    """Fail as the file says, a word an attempt; return the number of the attempt that did not."""
+    words, told = job.read_text().split(), job.with_suffix(".told")
+    attempt = len(told.read_text()) if told.exists() else 0
+    told.write_text("x" * (attempt + 1))
+    word = words[attempt]
+    if word == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    job.write_text("done")
-    return job.name
+    if word == "refused":
+        raise DataError("no good; take another")
+    if word != "done":
+        raise OSError(f"the network said {word}")
+    return attempt + 1
 
 
-def killed_while_it_reports(job: int, notify: Any) -> int:
-    """Be killed as a report is on its way, with every lock held that it takes."""
-    if job == 0:
-        hold_every_lock()
+def killed_while_it_reports(job: Path, notify: Any) -> int:
+    """Be killed the first time, as half a report is on its way and its lock is held."""
+    if job.name == "killed" and not job.exists():
+        job.touch()
+        told = notify.__self__
+        told.lock.acquire()
+        os.write(told.line.fileno(), (100).to_bytes(4, "big") + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    return job
+    return 1
 
 
-def hold_every_lock() -> None:
-    """Acquire the locks that reports go through, wherever the runner keeps them."""
-    from polyfuse.runners import local
+def device_when_two_have_met(job: tuple[Path, str], notify: Any) -> str:
+    """Wait at a FIFO until the other end of it is opened; return which GPUs are to be seen."""
+    pipe, mode = job
+    if mode:
+        pipe.open(mode).close()
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
-    for kept in local._here.values():
-        for lock in (kept, getattr(kept, "_wlock", None)):
-            if hasattr(lock, "acquire"):
-                lock.acquire()
+
+def ends_at_its_start(*anything: Any) -> None:
+    """Stand for a worker process that does not get as far as its first job."""
+    os._exit(3)
+
+
+def without_pickle(job: int, notify: Any) -> Any:
+    """Return what cannot be sent to another process."""
+    return lambda: job
 
 
 def wait_for_ever(job: Path, notify: Any) -> None:
@@ -56,14 +72,6 @@ def wait_for_ever(job: Path, notify: Any) -> None:
         pipe.flush()
         while True:
             signal.pause()
-
-
-def one_is_killed(job: Path, notify: Any) -> None:
-    """Be killed where the job is named "killed"; else wait for ever."""
-    if job.name == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    while True:
-        signal.pause()
 
 
 class Unloadable:

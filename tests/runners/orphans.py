@@ -1,4 +1,4 @@
-"""Run two jobs that never end in two workers; the test kills this process.
+"""Run two jobs that never end in two processes; the test kills this one.
 
 python orphans.py PIPE
 """
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import jobs
 
-from polyfuse.runners.local import LocalRunner
+from polyfuse.runners.base import Attempts
+from polyfuse.runners.processes import Crew
 
 if __name__ == "__main__":
     pipe = Path(sys.argv[1])
-    list(LocalRunner(2).map(jobs.wait_for_ever, [pipe, pipe], lambda *seen: None))
+    crew = Crew(jobs.wait_for_ever, [pipe, pipe], lambda *seen: None, Attempts(), ())
+    list(crew.results(2))

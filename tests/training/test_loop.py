@@ -192,8 +192,9 @@ def test_a_failing_member_is_named_and_the_others_are_kept(clean, tmp_path):
     with pytest.raises(TrainingError) as raised:
         polyfuse.train(jobs, broken, tmp_path)
     assert str(raised.value).splitlines() == [
-        "member 1: no luck; try another day",
-        "2 of 3 members are kept",
+        "2 of 3 members are kept; what failed:",
+        "  member 1  1 attempt  no luck; try another day",
+        "run the same command again: it trains only what is missing",
     ]
     assert [m.index for m in Population.open(tmp_path).members] == [0, 2]
     finished(tmp_path)
@@ -236,7 +237,7 @@ def test_a_half_written_member_stands_in_the_way_and_stays(clean, tmp_path):
 def test_progress_of_other_options_is_refused_and_the_member_named(clean, tmp_path):
     with pytest.raises(Killed):
         polyfuse.train(plan(tiny.splits()), tiny.task(), tmp_path, watch=kill_at(0, 1))
-    with pytest.raises(TrainingError, match=r"member 0: .*000.safetensors' keeps the progress of"):
+    with pytest.raises(TrainingError, match=r"member 0 .*000.safetensors' keeps the progress of"):
         polyfuse.train(plan(tiny.splits()), tiny.task(clip=0.5), tmp_path)
 
 

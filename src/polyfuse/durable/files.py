@@ -1,5 +1,6 @@
 """Files: one appears whole, on disk, under its final name, or not at all."""
 
+import contextlib
 import json
 import os
 import stat
@@ -134,7 +135,8 @@ def remove(path: Path) -> None:
     """
     with disk_errors(path, 0):
         if path.exists():
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # another process removed it just now
+                os.unlink(path)
             sync_folder(path.parent)
 
 

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from polyfuse import durable, tables
-from polyfuse.combine import mean_probability
 from polyfuse.compare import compare_fusions
-from polyfuse.data.base import Splits
+from polyfuse.data.base import Splits, task_of
 from polyfuse.determinism import seeded
 from polyfuse.errors import RecipeError, RunError, printable
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
-from polyfuse.recipes.folder import SCHEMA, Run, answers, check_record, with_averages_of
+from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
+from polyfuse.tasks import mean_of, rules_of, written
 from polyfuse.training.base import Strategy
 from polyfuse.training.loop import Task, train
 
@@ -85,6 +85,7 @@ def run(
         _begin(root, plan)
         durable.remove_leftovers(root)
         splits = data_of(plan, progress)
+        plan = plan.for_task(task_of(splits.train), splits.train.blank)
         _check_fusions(plan, splits)
         population, strategy = _train(root, plan, splits, workers, deadline, progress)
         board = _compare(population, plan, strategy, splits, progress)
@@ -120,15 +121,16 @@ def write_submission(population: Population, board: Scoreboard) -> None:
         >>> write_submission.__name__
         'write_submission'
     """
-    row = board.row(board.best)
+    row, task = board.row(board.best), population.task
     if row["kind"] == "member":
         members = with_averages_of(row, population).members
         (member,) = (m for m in members if m.index in row["members"])
-        read = mean_probability(member.predictions("test")[None])
+        read = mean_of(task, member.predictions("test")[None])
     else:
-        read = population.fused(row["name"], "test")
-    lines = zip(population.names("test"), answers(read, population.index["blank"]), strict=True)
-    text = tables.comma_separated(["file_name", "file_code"], list(lines))
+        read = population.said(row["name"], "test")
+    answers = written(task, read, population.index["blank"])
+    lines = zip(population.names("test"), answers, strict=True)
+    text = tables.comma_separated(list(rules_of(task).titles), list(lines))
     durable.write_bytes(population.path / "submission.csv", text.encode())
 
 
@@ -203,17 +205,21 @@ def _check_fusions(plan: Plan, splits: Splits) -> None:
     with seeded(plan.seed):
         model = plan.factory()
     check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
-    logits = predict(model, splits.val, np.arange(1))
+    outputs = predict(model, splits.val, np.arange(1))
+    task = task_of(splits.train)
+    decided = {"classification": outputs.shape[:-1], "multilabel": outputs.shape}
     for name, fusion in plan.fusions.items():
         try:
-            said = np.asarray(fusion(np.stack([logits, logits])))
+            said = np.asarray(fusion(np.stack([outputs, outputs])))
         except Exception as error:  # a user's function may raise anything
             fact = f"fusions: {name} does not fit the task: {printable(error)}"
             raise RecipeError(fact) from error
-        if said.shape != (logits.shape[:-1] if said.dtype.kind in "iu" else logits.shape):
+        if said.shape != (decided.get(task) if said.dtype.kind in "iu" else outputs.shape):
+            fits = "numbers" if task == "regression" else "probabilities"
+            other = f" or int64 classes {decided[task]}" if task in decided else ""
             raise RecipeError(
-                f"fusions: {name} maps {(2, *logits.shape)} to {said.dtype} of {said.shape}; it "
-                f"must return probabilities {logits.shape} or int64 classes {logits.shape[:-1]}"
+                f"fusions: {name} maps {(2, *outputs.shape)} to {said.dtype} of {said.shape}; it "
+                f"must return {fits} {outputs.shape}{other}"
             )
 
 
@@ -249,7 +255,7 @@ class _Watch:
 
     def __call__(self, index: int, done: float, total: float, note: str) -> None:
         self.progress(f"member {index}", done, total, note)
-        if note == "done":
+        if note.startswith("done"):
             self.done += 1
             self.progress("members", self.done, self.size, "")
 

@@ -1,26 +1,16 @@
 """Run jobs on this machine: in this process, or one job at a time in each of several processes."""
 
-import multiprocessing
 import os
-import pickle
-import signal
-import threading
-import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-from polyfuse.errors import PolyfuseError, TrainingError, printable
-from polyfuse.runners.base import Function, Result, Watch
-
-# What a worker process works with; set once, by _start.
-_here: dict[str, Any] = {}
+from polyfuse.errors import TrainingError
+from polyfuse.runners.base import RETRIES, Attempts, Function, Result, Watch, attempt
+from polyfuse.runners.processes import VISIBLE, Crew
 
 
 @dataclass(frozen=True)
@@ -28,10 +18,14 @@ class LocalRunner:
     """This machine.
 
     Args:
-        workers: processes; 1 runs in this process, so that nothing needs to be picklable.
+        workers: processes; 1 runs in this process, so that nothing needs to be picklable. By
+            default one a device, or 1.
+        devices: names of GPUs as `CUDA_VISIBLE_DEVICES` has them; each process sees one of them.
+        retries: attempts after the first one at a job whose process was killed, or that raised an
+            error of another kind than polyfuse's.
 
     Raises:
-        TrainingError: fewer than one worker.
+        TrainingError: fewer than one worker, or a negative number of retries.
 
     Example:
         >>> double = lambda job, notify: 2 * job
@@ -39,21 +33,29 @@ class LocalRunner:
         [2, 4]
     """
 
-    workers: int = 1
+    workers: int | None = None
+    devices: Sequence[str | int] = ()
+    retries: int = RETRIES
 
     def __post_init__(self) -> None:
         """Refuse a runner that could run nothing."""
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise TrainingError(f"workers={self.workers}; type 1 or more")
+        if self.retries < 0:
+            raise TrainingError(f"retries={self.retries}; type 0 or more")
 
     def map(self, function: Function, jobs: Sequence[Any], watch: Watch) -> Iterator[Result]:
         """Yield one result a job, as they finish; see `Runner`."""
-        workers = min(self.workers, len(jobs))
-        if workers > 1:
-            yield from _in_processes(function, jobs, watch, workers)
+        workers = min(self.workers or len(self.devices) or 1, len(jobs))
+        attempts = Attempts(self.retries)
+        if workers > 1 or (workers and self.devices):
+            yield from Crew(function, jobs, watch, attempts, self.devices).results(workers)
             return
         for number, job in enumerate(jobs):
-            yield _attempt(function, number, job, partial(watch, number))
+            result = None
+            while result is None:
+                result = attempts.settled(attempt(function, number, job, partial(watch, number)))
+            yield result
 
 
 def idle_workers(threads: int, jobs: int) -> int:
@@ -69,99 +71,13 @@ def idle_workers(threads: int, jobs: int) -> int:
     return max(1, min(jobs, (cores or 1) // threads))
 
 
-def _in_processes(
-    function: Function, jobs: Sequence[Any], watch: Watch, workers: int
-) -> Iterator[Result]:
-    # Spawned, not forked: torch's threads and CUDA do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    seen, say = context.Pipe(duplex=False)
-    ended, end = context.Pipe(duplex=False)
-    arguments = (_pickled(function), say, context.Lock(), ended)
-    faults: list[BaseException] = []
-    listener = threading.Thread(target=_listen, args=(seen, ended, watch, faults), daemon=True)
-    listener.start()
-    with ProcessPoolExecutor(workers, context, _start, arguments) as pool:
-        futures = {pool.submit(_work, number, job): number for number, job in enumerate(jobs)}
-        pool.submit(int)  # wakes the pool, which else overlooks the death of its last process
-        try:
-            for future in as_completed(futures):
-                yield _outcome(futures[future], future)
-        finally:  # also after Ctrl-C: running jobs end at once, their progress is on disk
-            end.send(None)
-            listener.join()
-    if faults:
-        raise faults[0]
+def gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` has them.
 
-
-def _outcome(number: int, future: Future[Result]) -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Result(
-            number,
-            error="its process was killed (out of memory?); run the same command again to go on, "
-            "with fewer --workers if memory is short",
-        )
-
-
-def _pickled(function: Function) -> bytes:
-    try:
-        return pickle.dumps(function)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise TrainingError(
-            f"several worker processes need functions that can be imported, but {error}; "
-            "define them at the top of a module, or use workers=1"
-        ) from None
-
-
-def _start(pickled: bytes, say: Connection, lock: Any, ended: Connection) -> None:
-    """Prepare a worker process; it ends when its parent does, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=([parent.sentinel, ended],), daemon=True).start()
-    _here.update(say=say, lock=lock)
-    try:
-        _here["function"] = pickle.loads(pickled)
-    except Exception as error:  # the jobs tell; a fault here would look like a killed process
-        _here["function"] = partial(_cannot_load, printable(error))
-
-
-def _cannot_load(reason: str, job: object, notify: object) -> None:
-    raise TrainingError(
-        f"a worker process cannot load the functions of the job ({reason}); "
-        "define them in a module that can be imported, or use workers=1"
-    )
-
-
-def _end_with(ends: Sequence[Any]) -> None:
-    wait(ends)
-    os._exit(1)
-
-
-def _work(number: int, job: Any) -> Result:
-    def notify(done: float, total: float, note: str = "") -> None:
-        with _here["lock"]:
-            _here["say"].send((number, done, total, note))
-
-    return _attempt(_here["function"], number, job, notify)
-
-
-def _listen(seen: Connection, ended: Connection, watch: Watch, faults: list[BaseException]) -> None:
-    """Pass on what the workers say, until the end; go on listening where `watch` fails."""
-    while seen in wait([seen, ended]):
-        message = seen.recv()
-        try:
-            watch(*message)
-        except Exception as error:
-            faults.append(error)
-
-
-def _attempt(function: Function, number: int, job: Any, notify: Any) -> Result:
-    """Run one job; a failure becomes a value, so that the other jobs go on."""
-    try:
-        return Result(number, function(job, notify))
-    except PolyfuseError as error:
-        return Result(number, error=str(error))
-    except Exception:
-        return Result(number, error=traceback.format_exc(limit=-4))
+    Example:
+        >>> len(gpus()) == torch.cuda.device_count()
+        True
+    """
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]

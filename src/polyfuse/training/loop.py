@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polyfuse import durable
-from polyfuse.combine import mean_probability
-from polyfuse.data.base import Rows, Split, Splits
+from polyfuse import durable, failures
+from polyfuse.budget import STARTED, Budget
+from polyfuse.data.base import Rows, Split, Splits, task_of, truth_of
 from polyfuse.determinism import seeded, threads
-from polyfuse.errors import RunError, TrainingError, printable
+from polyfuse.errors import RunError, printable
+from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
 from polyfuse.inference import check_labels, predict
 from polyfuse.labels import write_labels
@@ -23,6 +24,7 @@ from polyfuse.population import Population
 from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.start import begin, digest_of
+from polyfuse.tasks import mean_of
 from polyfuse.training.base import Job, Made, Strategy, Task, Work
 
 __all__ = ["Task", "train", "train_job"]
@@ -86,42 +88,68 @@ def _train_missing(
     done = _done(root)
     for member in done:
         _refuse_other_options(member, task)
+    failures.forget(root)
     while jobs := strategy.jobs(done):
         _forget_progress(root, done, jobs)
-        function = partial(train_job, task=task, root=root, deadline=deadline)
-        before = len(done)
-
-        def seen(number: int, done: float, total: float, note: str, jobs: object = jobs) -> None:
-            watch(jobs[number].index, done, total, note)  # type: ignore[index]  # bound to this round
-
-        failed = []
-        for result in runner.map(function, jobs, seen):
-            job = jobs[result.number]
-            if result.error:
-                failed.append(f"{_named(job)}: {result.error}")
-            elif result.value:
-                epochs = (job.options or task.options).epochs
-                for index in job.indices:
-                    watch(index, epochs, epochs, "done")
+        failed, finished = _carry_out(jobs, task, root, runner, deadline, watch)
         done = _done(root)
         if failed:
-            kept = f"{len(done)} of {strategy.size(done)} members are kept"
-            raise TrainingError("\n".join([*failed, kept]))
-        if len(done) == before:  # the deadline has passed
+            raise failures.told(root, failed, len(done), strategy.size(done))
+        _refuse_unseen(root, finished, done)
+        if len(finished) < len(jobs):  # the deadline has passed
             break
     _forget_progress(root, done, ())
     return Population.open(root)
+
+
+def _carry_out(
+    jobs: Sequence[Job],
+    task: Task,
+    root: Path,
+    runner: Runner,
+    deadline: float | None,
+    watch: Watch,
+) -> tuple[list[Failure], list[Job]]:
+    """Run a round of jobs; return those that failed and those that are done."""
+    # Absolute, because a worker's working folder may be another one.
+    function = partial(train_job, task=task, root=root.absolute(), deadline=deadline)
+    budget = Budget(deadline)
+
+    def seen(number: int, done: float, total: float, note: str) -> None:
+        said = budget.begun(number) if note == STARTED else note
+        if said is not None:
+            watch(jobs[number].index, done, total, said)
+
+    failed, finished = [], []
+    for result in runner.map(function, jobs, seen):
+        job = jobs[result.number]
+        budget.ended(result.number)
+        if result.error:
+            failed.append(Failure(job.indices, result))
+        elif result.value:
+            finished.append(job)
+            epochs = (job.options or task.options).epochs
+            note = "done" if result.attempts == 1 else f"done, at attempt {result.attempts}"
+            for index in job.indices:
+                watch(index, epochs, epochs, note)
+    return failed, finished
+
+
+def _refuse_unseen(root: Path, finished: Sequence[Job], done: Sequence[Member]) -> None:
+    """Refuse members that a worker has committed and that are not to be seen from here."""
+    there = {member.index for member in done}
+    unseen = sorted({index for job in finished for index in job.indices} - there)
+    if unseen:
+        raise RunError(
+            f"members {unseen} were trained, but are not in '{printable(root)}': all nodes need "
+            "that folder under that path; name one on a file system that they share with --out"
+        )
 
 
 def _forget_progress(root: Path, done: Sequence[Member], jobs: Sequence[Job]) -> None:
     """Remove the progress of jobs that were killed after their members were committed."""
     for index in {member.index for member in done} - {job.index for job in jobs}:
         durable.remove(_resume_file(root, index))
-
-
-def _named(job: Job) -> str:
-    last = job.index + job.count - 1
-    return f"member {job.index}" if job.count == 1 else f"members {job.index} to {last}"
 
 
 def _done(root: Path) -> tuple[Member, ...]:
@@ -138,8 +166,11 @@ def train_job(
         >>> train_job.__name__
         'train_job'
     """
+    if Budget(deadline).is_up():
+        return False
     resume = _resume_file(root, job.index)
     work = Work(job, task, root, resume, deadline, notify)
+    notify(0, work.options.epochs, STARTED)
     with seeded(job.seed), threads(work.options.threads):
         try:
             for index, made in zip(job.indices, job.how(work), strict=True):
@@ -214,12 +245,13 @@ def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[s
     found: dict[str, Any] = {}
     for name, split in splits._asdict().items():
         said = np.isfinite(logits[name]).all(tuple(range(1, logits[name].ndim)))
-        if split.labels is None or not said.any():
+        truth, task = truth_of(split), task_of(split)
+        if truth is None or not said.any():
             continue
-        prediction = mean_probability(logits[name][said][None])
+        prediction = mean_of(task, logits[name][said][None])
         found["out_of_fold" if name == "train" else name] = {
-            metric: score(prediction, split.labels[said]).value
-            for metric, score in metrics_for(split.blank).items()
+            metric: score(prediction, truth[said]).value
+            for metric, score in metrics_for(split.blank, task).items()
         }
     return found
 
