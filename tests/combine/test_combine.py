@@ -31,11 +31,15 @@ def some_logits(dtype="float64", shape=(5, 37, 3, 7)):
     return np.random.default_rng(0).normal(0, 2, shape).astype(dtype)
 
 
-# What copies of one member give: more confidence, and shares of points.
+# What copies of one member give: more confidence, shares of points, and a coded vote.
 NO_MEANS = {
     COMBINERS["product"]: lambda z, members: special.softmax(members * z, -1),
     COMBINERS["rank_mean"]: lambda z, members: (
         (stats.rankdata(z, axis=-1) - 1) / (z.shape[-1] * (z.shape[-1] - 1) / 2)
+    ),
+    COMBINERS["boosted_sum"]: lambda z, members: special.softmax(members * z, -1),
+    COMBINERS["boosted_vote"]: lambda z, members: special.softmax(
+        np.where(z == z.max(-1, keepdims=True), 1, -1 / (z.shape[-1] - 1)) / (z.shape[-1] - 1), -1
     ),
 }
 

@@ -15,6 +15,8 @@ WEIGHTED = {n: f for n, f in COMBINERS.items() if "weights" in inspect.signature
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.25, 1.0])
 LIKELIHOODS = [-1.0, -2.0, -0.5, -9.0, -3.0]
 SEVERAL = 1e-12
+DECISIONS = ("hard_vote", "soft_vote")  # what gives classes
+ADDED = ("product", "boosted_sum")  # what is no mean: its weights are exponents
 every_class = pytest.mark.parametrize("name", CLASS_COMBINERS)
 both = pytest.mark.parametrize("to", [np.asarray, torch.from_numpy])
 
@@ -48,7 +50,7 @@ def test_order_of_members_kind_and_copies(name):
     assert isinstance(answer, np.ndarray)
     close(on_torch, answer)
     one = COMBINERS[name](values[:1], **{k: v[:1] for k, v in needed.items()})
-    if name != "product":
+    if name not in ADDED:
         close(COMBINERS[name](np.repeat(values[:1], 5, 0), **needed), one)
     if name in ("quantile_average", "mixture_moments", "mean_value"):
         close(one, values[0])
@@ -59,7 +61,7 @@ def test_order_of_members_kind_and_copies(name):
 def test_every_float_comes_back_as_it_came(name, dtype):
     values, needed = some(name)
     answer = COMBINERS[name](values.astype(dtype), **needed)
-    assert answer.dtype == (np.int64 if "vote" in name else dtype)
+    assert answer.dtype == (np.int64 if name in DECISIONS else dtype)
     assert (
         COMBINERS[name](values[:1].astype(dtype), **{k: [1.0] for k in needed}).dtype.kind in "fi"
     )
@@ -113,7 +115,7 @@ def test_weights_are_as_copies_of_members(name, to):
     close(combiner(to(values), weights=np.ones(5)), combiner(to(values)))
     if name in ("trimmed_mean", "winsorised_mean"):  # copies change who is cut
         return
-    if name == "product":  # its weights are exponents
+    if name in ADDED:
         copies = np.concatenate([values, values[1:2]])
         close(combiner(to(values), weights=[1, 2, 1, 1, 1]), combiner(to(copies)))
         return
@@ -176,7 +178,7 @@ def test_rounded_probabilities_come_out_renormalised(name):
     close(COMBINERS[name](p, space="prob").sum(-1), 1)
 
 
-@pytest.mark.parametrize("name", sorted(set(COMBINERS) - {"hard_vote", "soft_vote"}))
+@pytest.mark.parametrize("name", sorted(set(COMBINERS) - set(DECISIONS)))
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 @both
 def test_nan_and_infinity_are_named(name, odd, to):

@@ -3,7 +3,8 @@
 Each takes `(member, sample, ..., class)` predictions, by default logits, and returns
 `(sample, ..., class)` probabilities (floating) or `(sample, ...)` decided classes (int64). NumPy
 in, NumPy out; torch in, torch out on the same device. `CLASS_COMBINERS` need nothing but the
-members' logits, so recipes may name them; `VALUE_COMBINERS` are for regression.
+members' logits, so recipes may name them; `BOOSTED_COMBINERS` also take the weights that boosting
+gave to the members; `VALUE_COMBINERS` are for regression.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 from polyfuse.combine.base import check_members as check_members
 from polyfuse.combine.bayes import bayesian_average as bayesian_average
 from polyfuse.combine.bayes import bayesian_weights as bayesian_weights
+from polyfuse.combine.boosted import boosted_sum as boosted_sum
+from polyfuse.combine.boosted import boosted_vote as boosted_vote
 from polyfuse.combine.chunks import in_chunks as in_chunks
 from polyfuse.combine.means import geometric_mean as geometric_mean
 from polyfuse.combine.means import harmonic_mean as harmonic_mean
@@ -48,6 +51,11 @@ CLASS_COMBINERS: dict[str, Callable[..., Any]] = {
     "hard_vote": hard_vote,
 }
 
+BOOSTED_COMBINERS: dict[str, Callable[..., Any]] = {
+    "boosted_vote": boosted_vote,
+    "boosted_sum": boosted_sum,
+}
+
 VALUE_COMBINERS: dict[str, Callable[..., Any]] = {
     "mean_value": mean_value,
     "mixture_moments": mixture_moments,
@@ -56,6 +64,7 @@ VALUE_COMBINERS: dict[str, Callable[..., Any]] = {
 
 COMBINERS: dict[str, Callable[..., Any]] = {
     **CLASS_COMBINERS,
+    **BOOSTED_COMBINERS,
     **VALUE_COMBINERS,
     "bayesian_average": bayesian_average,
 }
