@@ -3,7 +3,7 @@
 All tensors of an average lie one after the other in one flat tensor a dtype and device. A model's
 values come in runs: one long list for one average; for several, chunks that stay in the cache while
 each average takes them in. Values of another dtype, or that lie scattered, are gathered first, a
-chunk at a time.
+chunk at a time; so are small tensors on a CPU, where a call costs more than their arithmetic.
 """
 
 import math
@@ -18,6 +18,7 @@ from torch import Tensor
 CHUNK = 1 << 19
 FAR_CHUNK = 1 << 24
 WHOLE = 1 << 62
+SMALL = 1 << 13  # elements; a model has many such tensors, and they lie together in flat memory
 
 
 class Bucket(NamedTuple):
@@ -117,7 +118,7 @@ def lay_out(
     """
     ends: dict[Bucket, int] = {}
     slots = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].numel() >= SMALL):
         bucket = Bucket(device or tensor.device, dtype or wide(tensor.dtype))
         start = ends.get(bucket, 0)
         ends[bucket] = start + tensor.numel()
@@ -269,6 +270,8 @@ class Feed:
             dtype, device = run.bucket.dtype, run.bucket.device
             self._stages[run.bucket] = torch.empty(size, dtype=dtype, device=device)
         values = self._stages[run.bucket][: run.stop - run.start]
+        if all(part.ndim == 1 and (part.device, part.dtype) == run.bucket for part in run.parts):
+            return torch.cat(run.parts, out=values)
         places = zip(_split(values, run.parts), run.parts, strict=True)
         torch._foreach_copy_([place.view(part.shape) for place, part in places], run.parts)
         return values
@@ -294,6 +297,7 @@ def _runs(tensors: Mapping[str, Tensor], slots: Mapping[str, Slot], chunk: int) 
     for name, slot in sorted(slots.items(), key=lambda item: (str(item[1].bucket), item[1].start)):
         tensor = tensors[name]
         direct = (tensor.device, tensor.dtype) == slot.bucket and is_dense(tensor)
+        direct = direct and (tensor.numel() >= SMALL or tensor.device.type != "cpu")
         limit = _limit(slot.bucket, direct, chunk)
         for start, part in _parts(tensor, slot, limit):
             stop = start + part.numel()
