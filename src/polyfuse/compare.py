@@ -8,16 +8,15 @@ from numpy.typing import NDArray
 
 from polyfuse import durable
 from polyfuse.advice import advise
-from polyfuse.combine import CLASS_COMBINERS, mean_probability
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
-from polyfuse.members import with_average
-from polyfuse.metrics import Score, Terms, interval
+from polyfuse.members import Member, with_average
+from polyfuse.metrics import Score
+from polyfuse.out_of_fold import score_out_of_fold
 from polyfuse.population import FITTED, Population, write_fusion
-from polyfuse.row_scores import Scores, all_metrics, choose, deciding, draw, judge, score_rows
+from polyfuse.row_scores import Scores, all_metrics, choose, deciding, judge, score_rows
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
-from polyfuse.sequences import SEQUENCE_COMBINERS
-
-FUSIONS: dict[str, Callable[..., Any]] = {**CLASS_COMBINERS, **SEQUENCE_COMBINERS}
+from polyfuse.tasks import FUSIONS as FUSIONS
+from polyfuse.tasks import default_fusions, fusions_for, mean_of
 
 
 class Fused(NamedTuple):
@@ -66,7 +65,8 @@ def compare_fusions(
     Args:
         population: members with their predictions.
         fusions: combiners by name, or names out of `FUSIONS`; by default the means and the
-            votes that fit the task.
+            votes that fit the task. Those out of `FUSIONS` read outputs as the task has them; any
+            other function gets `(member, row, ...)` as it is.
         soups: names of soups of these members that the folder keeps.
         expected: members of the finished population, where some are still missing.
         milliseconds: time of one member's forward pass a sample, by member index.
@@ -79,15 +79,16 @@ def compare_fusions(
 
     Raises:
         RunError: no members, or no such soup of them.
-        DataError: predictions and labels that do not fit, an unknown fusion.
+        DataError: predictions and labels that do not fit, a fusion or metric that is unknown or
+            does not fit the task.
 
     Example:
         >>> compare_fusions(Population.open("/no/such/run"))
         Traceback (most recent call last):
         polyfuse.errors.RunError: there is no RUN folder '/no/such/run'; make one: polyfuse demo
     """
-    blank = population.index["blank"]
-    chosen, judged = _chosen(fusions, blank), all_metrics(blank, metrics)
+    blank, task = population.index["blank"], population.task
+    chosen, judged = _chosen(fusions, task, blank), all_metrics(blank, metrics, task)
     single, together = _fused(population, chosen)
     averaged = [
         entry
@@ -117,7 +118,9 @@ def compare_fusions(
         if scores:
             judge(population, split, rows, scores, document)
     document["recommended"] = _recommend(population, rows, scored["val"], document)
-    document["out_of_fold"] = _out_of_fold(population, judged, scored, replicates, seed)
+    document["out_of_fold"] = score_out_of_fold(
+        population, judged, scored["test"], replicates=replicates, seed=seed
+    )
     document["notes"] = _notes(population, soups)
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
@@ -125,45 +128,45 @@ def compare_fusions(
 
 
 def _chosen(
-    fusions: Mapping[str, Callable[..., Any]] | Sequence[str] | None, blank: int | None
+    fusions: Mapping[str, Callable[..., Any]] | Sequence[str] | None, task: str, blank: int | None
 ) -> Mapping[str, Callable[..., Any]]:
     if isinstance(fusions, Mapping):
-        return fusions
+        return fusions_for(task, fusions)
     if fusions is None:
-        fusions = ["mean_probability", "mean_logit"]
-        fusions += ["hard_vote"] if blank is None else list(SEQUENCE_COMBINERS)
+        fusions = default_fusions(task, blank)
     for name in fusions:
         if name not in FUSIONS:
             raise DataError(
                 f"unknown fusion '{name}'{did_you_mean(name, FUSIONS)}; known: {', '.join(FUSIONS)}"
             )
-    return {name: FUSIONS[name] for name in fusions}
+    return fusions_for(task, {name: FUSIONS[name] for name in fusions})
 
 
 def _fused(
     population: Population, fusions: Mapping[str, Callable[..., Any]]
 ) -> tuple[list[Fused], list[Fused]]:
     """Return what each member and each fusion says; the members' files are read once."""
-    stacks = {split: population.stack(split) for split in SPLITS}
-    indices = tuple(member.index for member in population.members)
+    stacks, task = {split: population.stack(split) for split in SPLITS}, population.task
+    fused = population.for_fusions.members
+    places = [i for i, member in enumerate(population.members) if member in fused]
     average = population.members[0].average
     single = [
         Fused(
             "member",
             member.name,
             (member.index,),
-            {split: mean_probability(stack[i : i + 1]) for split, stack in stacks.items()},
+            {split: mean_of(task, stack[i : i + 1]) for split, stack in stacks.items()},
             average,
         )
         for i, member in enumerate(population.members)
     ]
-    # A user's function may write into what it is given, so each gets its own copy.
+    # A user's function may write into what it is given; a list of places makes a copy for each.
     together = [
         Fused(
             "fusion",
             with_average(name, average),
-            indices,
-            {s: np.asarray(f(stack.copy())) for s, stack in stacks.items()},
+            tuple(member.index for member in fused),
+            {s: np.asarray(f(stack[places])) for s, stack in stacks.items()},
             average,
         )
         for name, f in fusions.items()
@@ -192,15 +195,13 @@ def _soup(population: Population, name: str) -> Fused:
             f"'{population.path}/fusions/{printable(name)}' is no soup of the members that are "
             "there now; run the recipe again to make it"
         )
-    said = {split: np.exp(population.fused(name, split)) for split in SPLITS}
+    said = {split: population.said(name, split) for split in SPLITS}
     return Fused("soup", name, tuple(record["members"]), said)
 
 
 def _fitted(population: Population, name: str) -> Fused:
     """Return what a fusion that was fitted on the members of now says."""
-    said = {split: population.fused(name, split) for split in SPLITS}
-    if population.fusion(name)["space"] != "label":
-        said = {split: np.exp(logs) for split, logs in said.items()}
+    said = {split: population.said(name, split) for split in SPLITS}
     return Fused(FITTED, name, tuple(population.fusion(name)["members"]), said)
 
 
@@ -255,7 +256,15 @@ def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]
         "parameters": _sum([found[index].parameters for index in run]),
         "milliseconds": _sum(times),
         **({"average": fused.average} if fused.average else {}),
+        **_held_out(found[fused.members[0]] if fused.kind == "member" else None),
     }
+
+
+def _held_out(member: Member | None) -> dict[str, Any]:
+    """Return the scores of a member that was trained here on rows that it did not see."""
+    if member is None or member.added or member.average:
+        return {}
+    return {"out_of_fold": member.record.get("scores", {}).get("out_of_fold")}
 
 
 def _sum(numbers: Sequence[float | None]) -> float | None:
@@ -300,32 +309,3 @@ def _recommend(
     for row in rows:
         row["passed_over"] = advice.passed_over.get(row["name"])
     return advice.recommended
-
-
-def _out_of_fold(
-    population: Population,
-    metrics: Mapping[str, Callable[..., Score]],
-    scored: Mapping[str, Scores],
-    replicates: int,
-    seed: int,
-) -> dict[str, Any] | None:
-    """Score every training row by the members that did not see it, beside the members on test."""
-    population = population.trained_here
-    labels = population.labels("train") if population.members else None
-    if labels is None:
-        return None
-    logits = population.out_of_fold()
-    said = np.isfinite(logits).all(tuple(range(1, logits.ndim)))
-    name, metric = next(iter(metrics.items()))
-    if not said.any():
-        return None
-    terms = metric(logits[said], labels[said])
-    counts = draw(population, "train", replicates, seed)[:, said]
-    result: dict[str, Any] = {"rows": int(said.sum()), "metric": name}
-    result["train"] = interval(terms, counts)._asdict()
-    if scored["test"]:
-        each = [scored["test"][member.name][name] for member in population.members]
-        terms_of = [t for t in each if isinstance(t, Terms)]  # the metric that decides is a mean
-        mean = Terms(*(np.mean([t[i] for t in terms_of], 0) for i in (0, 1)))
-        result["test"] = interval(mean, draw(population, "test", replicates, seed + 1))._asdict()
-    return result

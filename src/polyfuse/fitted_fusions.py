@@ -29,7 +29,9 @@ def voices_of(population: Population, on: str) -> tuple[BaseModel, ...]:
     """
     if on == "train":
         return population.base_models()
-    return tuple(BaseModel(member.name, (n,)) for n, member in enumerate(population.members))
+    fused = population.for_fusions.members
+    places = [n for n, member in enumerate(population.members) if member in fused]
+    return tuple(BaseModel(population.members[n].name, (n,)) for n in places)
 
 
 def given_of(population: Population, on: str) -> Given:
@@ -106,7 +108,8 @@ def keep(
         'keep'
     """
     voices = voices_of(population, on)
-    index = [[population.members[n].index for n in voice.members] for voice in voices]
+    speakers = [population.speakers(voice) for voice in voices]
+    index = [[population.members[n].index for n in numbers] for numbers in speakers]
     members = tuple(sorted(i for number in row.members for i in index[number]))
     answers = {
         split: answer if answer.dtype.kind in "iu" else np.asarray(answer, np.float32)
@@ -155,7 +158,7 @@ def _said(population: Population, on: str) -> Array:
 
 
 def _members(population: Population, split: str) -> Array:
-    return _softmax(population.stack(split))
+    return _softmax(population.for_fusions.stack(split))
 
 
 def _softmax(logits: Array) -> Array:
@@ -163,7 +166,7 @@ def _softmax(logits: Array) -> Array:
 
 
 def _trained(population: Population, on: str) -> NDArray[np.bool_]:
-    return population.base_trained("train") if on == "train" else population.trained(on)
+    return population.base_trained("train") if on == "train" else population.for_fusions.trained(on)
 
 
 def _costs(population: Population, on: str) -> NDArray[np.float64]:
@@ -171,7 +174,8 @@ def _costs(population: Population, on: str) -> NDArray[np.float64]:
     sizes = [member.parameters for member in population.members]
     each = [1 if None in sizes else size or 0 for size in sizes]
     return np.array(
-        [sum(each[n] for n in voice.members) for voice in voices_of(population, on)], np.float64
+        [sum(each[n] for n in population.speakers(voice)) for voice in voices_of(population, on)],
+        np.float64,
     )
 
 

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polyfuse import durable, predictions, records
 from polyfuse.checkpoints import safetensors
 from polyfuse.errors import RunError, did_you_mean, printable
+from polyfuse.stochastic import mc_dropout
+from polyfuse.subspaces import Subspace
 
 SCHEMA = 1
 FOREIGN = "foreign"  # the strategy of a member that was trained elsewhere
@@ -67,9 +70,19 @@ class Member:
         return self.record.get("strategy") == FOREIGN
 
     @property
+    def factory(self) -> int:
+        """Place of the function that makes its model, among those of the task."""
+        return int(self.record.get("factory", 0))
+
+    @property
+    def fused(self) -> bool:
+        """Whether fusions are made of it; a fold may only speak for another member on train."""
+        return bool(self.record.get("fused", True))
+
+    @property
     def has_weights(self) -> bool:
         """Whether its weights are here; a member that was added by its predictions has none."""
-        return "model.safetensors" in self.record["files"]
+        return "model.safetensors" in self.record["files"] or "weights_of" in self.record
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -107,7 +120,8 @@ class Member:
         Raises:
             RunError: it was added by its predictions alone, or the file was changed.
         """
-        return safetensors.parse(*self._checked(self._weights()))[0]
+        owner = self._owner()
+        return safetensors.parse(*owner._checked(owner._weights()))[0]
 
     def checkpoint(self) -> Path:
         """Return the file of its weights, once its digest is checked.
@@ -115,13 +129,22 @@ class Member:
         Raises:
             RunError: it was added by its predictions alone, or the file was changed.
         """
-        name = self._weights()
-        self._checked(name)
-        return self.path / name
+        owner = self._owner()
+        name = owner._weights()
+        owner._checked(name)
+        return owner.path / name
 
     def model(self, factory: Callable[[], nn.Module]) -> nn.Module:
-        """Return the net that `factory` makes, with this member's weights, in eval mode."""
-        return fitted(factory(), self.state(), self.path)
+        """Return the net that `factory` makes, with this member's weights, in eval mode.
+
+        It is told only the features that the member has seen, where those are a part of all; and
+        where it is a sample of MC dropout, it drops the same units as ever.
+        """
+        net = factory()
+        if "features" in self.record:
+            net = Subspace(net, torch.zeros(self.record["features"], dtype=torch.int64))
+        net, seed = fitted(net, self.state(), self.path), self.record.get("dropout_seed")
+        return net if seed is None else mc_dropout(net, seed=seed)
 
     def predictions(self, split: str) -> Floats:
         """Return logits of a split, a row a sample; NaN where this member has no say."""
@@ -148,6 +171,14 @@ class Member:
         parts = [part for part in ("learned", "stopped") if f"rows/{part}.npy" in files]
         return np.unique(np.concatenate([self.rows(part) for part in parts]))
 
+    def _owner(self) -> "Member":
+        """Return the member whose folder keeps its weights: several may be samples of one net."""
+        of = self.record.get("weights_of")
+        if of is None:
+            return self
+        owner = open_member(self.path.parent / f"{of:03d}")
+        return owner if self.average is None else owner.averaged(self.average)
+
     def _weights(self) -> str:
         if not self.has_weights:
             name = printable(self.name)
@@ -172,7 +203,7 @@ def write_member(
     state: Mapping[str, Tensor] | None,
     logits: Mapping[str, Floats],
     rows: Mapping[str, NDArray[np.int64]],
-    averages: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Floats]]] | None = None,
+    averages: Mapping[str, tuple[Mapping[str, Tensor] | None, Mapping[str, Floats]]] | None = None,
     carried: Mapping[str, NDArray[Any]] | None = None,
 ) -> Member:
     """Commit a member to a population; the first commit of an index wins.
@@ -180,10 +211,11 @@ def write_member(
     Args:
         root: the RUN folder.
         record: `index`, `parameters`, strategy, seed, scores; goes into `member.json`.
-        state: weights; None where only predictions are known.
+        state: weights; None where only predictions are known, or another member has them, which
+            the record then names as `weights_of`.
         logits: by split, `(n, ..., class)` float32.
         rows: `learned`, `stopped`, `held_out`, int64.
-        averages: by name, averaged weights and their logits.
+        averages: by name, averaged weights, or None likewise, and their logits.
         carried: arrays for later rounds, by name.
 
     Returns:
@@ -306,10 +338,14 @@ def _is_record(record: Any) -> bool:
     numbers = [record.get("index"), record.get("parameters")]
     if added and numbers[1] is None:
         del numbers[1]
+    numbers += [record.get(name, 0) for name in ("factory", "features", "dropout_seed")]
+    if "weights_of" in record:
+        numbers.append(record["weights_of"])
     return (
         records.are_files(record.get("files"))
         and all(isinstance(number, int) and number >= 0 for number in numbers)
         and isinstance(record.get("averages", {}), dict)
+        and record.get("weights_of", -1) < record["index"]
         and added == (record["index"] >= FIRST_ADDED) == ("name" in record)
         and (not added or _is_added(record))
     )

@@ -85,19 +85,23 @@ class Population:
 
     @property
     def averages(self) -> tuple[str, ...]:
-        """Names of the averages that all members have; those that were added apart."""
-        first, *rest = self.trained_here.members or (None,)
-        names = first.averages if first else ()
-        return tuple(name for name in names if all(name in member.averages for member in rest))
+        """Names of the averages that members have; those that were added apart.
 
-    def averaged(self, average: str) -> "Population":
-        """Return the members that were trained here with the weights and predictions of an average.
-
-        Raises:
-            RunError: a member has none of that name.
+        All have the same, but where several members are of one training run: its averages are kept
+        with the last of them.
         """
         own = self.trained_here.members
-        return replace(self, members=tuple(member.averaged(average) for member in own))
+        return tuple(dict.fromkeys(name for member in own for name in member.averages))
+
+    def averaged(self, average: str) -> "Population":
+        """Return the members that were trained here and have it, with an average's weights.
+
+        Raises:
+            RunError: none has an average of that name.
+        """
+        own = self.trained_here.members
+        having = [m for m in own if average in m.averages] or own
+        return replace(self, members=tuple(member.averaged(average) for member in having))
 
     @property
     def index(self) -> Mapping[str, Any]:
@@ -175,20 +179,31 @@ class Population:
         return trained_mask([np.ones(rows, bool) if s is None else s for s in seen], rows)
 
     def base_models(self) -> tuple[BaseModel, ...]:
-        """Return what stacking takes for one model each: fold members together, others alone.
+        """Return what stacking takes for one model each: folds or bags together, others alone.
 
         The members of a k-fold are one model that was trained several times: none of them speaks
-        for every training row, together they do.
+        for every training row, together they do. Several models in one k-fold are one each.
         """
         together: dict[object, list[int]] = {}
         for number, member in enumerate(self.members):
-            folds = member.record.get("folds")
-            key = number if folds is None else (member.record.get("strategy"), folds)
+            parts = member.record.keys() & {"folds", "bag"}
+            key = (member.record.get("strategy"), member.factory) if parts else number
             together.setdefault(key, []).append(number)
+        several = any(self.members[n].factory for numbers in together.values() for n in numbers)
         return tuple(
-            BaseModel(_name_of([self.members[n] for n in numbers]), tuple(numbers))
+            BaseModel(_name_of([self.members[n] for n in numbers], several), tuple(numbers))
             for numbers in together.values()
         )
+
+    def speakers(self, base: BaseModel) -> tuple[int, ...]:
+        """Return the places of a base model's members that speak of rows other than training's."""
+        return tuple(n for n in base.members if self.members[n].fused) or base.members
+
+    @property
+    def for_fusions(self) -> "Population":
+        """The members that fusions are made of; all where there is none of them yet."""
+        fused = tuple(member for member in self.members if member.fused)
+        return replace(self, members=fused or self.members)
 
     def base_predictions(self, split: str) -> NDArray[np.float64]:
         """Return what each base model says: the mean probability of its members that have a say.
@@ -203,8 +218,9 @@ class Population:
         Raises:
             DataError: the members' predictions and the labels differ in length or shape.
         """
-        stacked = meant(self.task, self.stack(split))
-        return np.stack([_mean_said(stacked[list(base.members)]) for base in self.base_models()])
+        stacked, bases = meant(self.task, self.stack(split)), self.base_models()
+        heard = [base.members if split == "train" else self.speakers(base) for base in bases]
+        return np.stack([_mean_said(stacked[list(numbers)]) for numbers in heard])
 
     def base_trained(self, split: str) -> NDArray[np.bool_]:
         """Return where a base model speaks through a member that trained on the row.
@@ -324,11 +340,12 @@ def write_fusion(
             durable.remove_folder(folder)  # else the same stands there, and ours is thrown away
 
 
-def _name_of(members: Sequence[Member]) -> str:
+def _name_of(members: Sequence[Member], several: bool) -> str:
     """Return what a base model is called: as its member, or as the folds that it is made of."""
     if len(members) == 1:
         return members[0].name
-    return f"{members[0].record.get('strategy')} of {len(members)}"
+    model = f", model {members[0].factory}" if several else ""
+    return f"{members[0].record.get('strategy')} of {len(members)}{model}"
 
 
 def _mean_said(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

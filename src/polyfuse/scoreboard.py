@@ -19,7 +19,13 @@ _TITLES = {
     "val": "Validation (choices are made here)",
     "test": "Test (nothing is chosen here)",
 }
-_SHORT = {"accuracy": "accuracy", "character_accuracy": "chars", "nll": "NLL"}
+_SHORT = {
+    "string_accuracy": "whole string",
+    "character_accuracy": "chars",
+    "nll": "NLL",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,9 @@ class Scoreboard:
         """Return the scores of one split as text cells."""
         metric = self.document["metric"]
         shown = [m for m in self.document["metrics"] if m != metric]
-        columns = ["", "whole string" if metric == "string_accuracy" else metric]
-        columns += [_SHORT.get(m, m) for m in shown] + ["vs best member", *self._costs()]
+        columns = ["", *(_SHORT.get(m, m) for m in (metric, *shown))]
+        columns += ["vs best member", *["out of fold"] * self._tells_out_of_fold(split)]
+        columns += self._costs()
         rows = [self._cells(row, split, metric, shown) for row in self.rows]
         bold = frozenset(i for i, row in enumerate(self.rows) if row["name"] == self.best)
         return tables.Table(_TITLES[split], columns, rows, bold)
@@ -120,7 +127,15 @@ class Scoreboard:
         if row["name"] == self.document["best_member"]:
             gain = "the best member"
         cost = [_COSTS[name](row.get(name)) for name in self._costs().values()]
+        if self._tells_out_of_fold(split):
+            told = (row.get("out_of_fold") or {}).get(metric)
+            cost.insert(0, _number({"value": told}, metric))
         return [row["name"], spread(scores[metric], metric), *others, gain, *cost]
+
+    def _tells_out_of_fold(self, split: str) -> bool:
+        """Tell whether some members have a score on rows that they did not see and others none."""
+        told = {bool(row["out_of_fold"]) for row in self.rows if "out_of_fold" in row}
+        return split == "val" and len(told) > 1
 
     def _costs(self) -> Mapping[str, str]:
         """Return the columns that say what a row costs, and their keys."""
@@ -202,6 +217,11 @@ def _sentences(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"Best soup: {cheap['name']}. {_verdict(cheap, document)}")
     lines += document.get("notes", [])  # 0.1 wrote none
     oof = document["out_of_fold"]
+    if oof and "together" in oof:
+        lines.append(
+            f"Together, the members that did not see a row score {spread(oof['together'], metric)} "
+            "on training rows: out of bag, or the mean over repeats and models."
+        )
     if oof and "test" in oof:
         apart = (
             oof["train"]["low"] > oof["test"]["high"] or oof["train"]["high"] < oof["test"]["low"]
