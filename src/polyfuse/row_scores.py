@@ -22,37 +22,48 @@ from polyfuse.significance import LEVEL, compare_pairs
 
 _MORE = ("accuracy", "balanced_accuracy", "f1", "auroc", "brier", "ece", "ece_equal_mass", "aurc")
 MORE_METRICS: dict[str, Callable[..., Score]] = {name: METRICS[name] for name in _MORE}
+_FIT = {"classification": _MORE, "multilabel": ("accuracy", "auroc"), "regression": ()}
 
 Scores = Mapping[str, Mapping[str, Score | None]]  # row name -> metric -> score
 
 
-def all_metrics(blank: int | None, more: Sequence[str] = ()) -> dict[str, Callable[..., Score]]:
+def all_metrics(
+    blank: int | None, more: Sequence[str] = (), task: str = "classification"
+) -> dict[str, Callable[..., Score]]:
     """Return the metrics of a task by name, the one that decides first, and more of them.
 
     Args:
         blank: the class that means "no character"; None outside character strings.
         more: names out of `MORE_METRICS`.
+        task: "classification", "multilabel" or "regression".
 
     Raises:
-        DataError: unknown names, all at once.
+        PolyfuseError: an unknown name.
+        DataError: metrics that do not fit the task, all at once.
 
     Example:
         >>> list(all_metrics(None, ["brier"]))
         ['accuracy', 'nll', 'brier']
     """
     refuse_unknown("scoreboard.metrics", more, list(MORE_METRICS))
-    return {**metrics_for(blank), **{name: MORE_METRICS[name] for name in more}}
+    own = metrics_for(blank, task)
+    if odd := [name for name in more if name not in _FIT[task] and name not in own]:
+        raise DataError(
+            f"scoreboard.metrics: {', '.join(odd)} do not fit the task {task}, which has "
+            f"{', '.join(own)}, and takes {', '.join(_FIT[task]) or 'no more'}"
+        )
+    return own | {name: MORE_METRICS[name] for name in more if name not in own}
 
 
 def score_rows(
     said: Mapping[str, NDArray[Any]],
-    labels: NDArray[np.int64] | None,
+    labels: NDArray[Any] | None,
     metrics: Mapping[str, Callable[..., Score]],
 ) -> Scores:
     """Return all rows' scores on a split; nothing where its labels are unknown.
 
     Args:
-        said: by row, `(sample, ..., class)` probabilities or `(sample, ...)` classes.
+        said: by row, `(sample, ..., class)` probabilities, `(sample, ...)` classes or numbers.
         labels: `(sample, ...)`.
         metrics: by name.
 
@@ -79,7 +90,7 @@ def _score(
     name: str,
     metric: Callable[..., Score],
     prediction: NDArray[Any],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
 ) -> Score | None:
     if name in NEEDS_PROBABILITIES and prediction.dtype.kind != "f":
         return None
@@ -158,11 +169,13 @@ def judge(
     for row in rows:
         name = row["name"]
         own = {m: _interval(score, counts) for m, score in scores[name].items()}
-        gain = paired_interval(ours[name], ours[reference], counts)
-        p = corrected.get(name)  # none of the best member, which is compared with itself
-        apart = gain.high < 0 if metric in LOWER_IS_BETTER else gain.low > 0
-        better = apart and p is not None and p <= LEVEL
-        row[split] = {**own, "difference": {**gain._asdict(), "better": better, "p": p}}
+        row[split] = {**own, "difference": None}
+        if name in ours:  # a vote has no probabilities, and no difference where these decide
+            gain = paired_interval(ours[name], ours[reference], counts)
+            p = corrected.get(name)  # none of the best member, which is compared with itself
+            apart = gain.high < 0 if metric in LOWER_IS_BETTER else gain.low > 0
+            better = apart and p is not None and p <= LEVEL
+            row[split]["difference"] = {**gain._asdict(), "better": better, "p": p}
 
 
 def deciding(scores: Scores, metric: str) -> dict[str, Score]:

@@ -17,7 +17,7 @@ from polyfuse.data.arrays import Arrays
 from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.recipes import run as module
 from polyfuse.recipes import source
-from polyfuse.recipes.folder import Run, answers
+from polyfuse.recipes.folder import Run
 from tiny_run import ROWS, SHAPE, digests, held_out_images, images, make_data, make_recipe
 
 run = partial(module.run, workers=1)
@@ -284,14 +284,6 @@ def test_predict_with_another_row(tiny, tmp_path):
         assert len(tiny.run.predict(file, fusion=name)) == 6
     with pytest.raises(RunError, match="did you mean 'hard_vote'"):
         tiny.run.predict(file, fusion="hard_votes")
-
-
-def test_answers_of_strings_and_of_classes():
-    strings = np.full((2, 2, 11), 0.0)
-    strings[0, :, 3] = strings[1, 0, 10] = 1
-    assert answers(strings, 10) == ["33", ""]
-    assert answers(np.array([1, 0]), None) == ["1", "0"]
-    assert answers(np.array([[0.2, 0.8]]), None) == ["1"]
 
 
 OWN = "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), "

@@ -191,10 +191,11 @@ def _predicted(
     """Read new images with a run's fusion; write the answers, and return what was done."""
     from polyfuse import durable, tables
     from polyfuse.recipes.folder import Run
+    from polyfuse.tasks import rules_of
 
     run = Run(folder)
     lines = run.predict(data, fusion=fusion, recipe=recipe)
-    text = tables.comma_separated(["file_name", "file_code"], lines)
+    text = tables.comma_separated(list(rules_of(run.population.task).titles), lines)
     durable.write_bytes(out, text.encode())
     return {"out": str(out), "rows": len(lines), "fusion": fusion or run.scoreboard.best}
 

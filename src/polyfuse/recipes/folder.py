@@ -1,6 +1,7 @@
 """A RUN folder, opened: its recipe, members, scores, and answers for new inputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,6 @@ import numpy as np
 from torch import nn
 
 from polyfuse import durable
-from polyfuse.combine import mean_probability
 from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
@@ -20,7 +20,7 @@ from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
-from polyfuse.sequences import strings
+from polyfuse.tasks import mean_of, written
 
 if TYPE_CHECKING:
     import pandas
@@ -89,8 +89,9 @@ class Run:
                 that model.
 
         Returns:
-            A pair (name, answer) for each input; the answer is the string that was read, or the
-            number of the class.
+            A pair (name, answer) for each input; the answer is the string that was read, the
+            number of the class, the numbers of the labels that apply, or what was predicted of a
+            regression, with a space between several.
 
         Raises:
             RecipeError: the recipe names code, and `recipe` was not given.
@@ -98,7 +99,7 @@ class Run:
             RunError: a member has no weights here, or a model of its own that is not in
                 `factories`.
         """
-        plan = plan_of(self, recipe)
+        plan = plan_of(self, recipe).for_task(self.population.task)
         row = self.scoreboard.row(fusion or self.scoreboard.best)
         population = with_averages_of(row, self.population)
         index = population.index
@@ -120,9 +121,11 @@ class Run:
         if row["kind"] == FITTED:
             said = answer(population, row["name"], dict(zip(row["members"], logits, strict=True)))
         else:
-            combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean_probability
-            said = combiner(np.stack(logits))
-        return list(zip(split.names, answers(said, index["blank"]), strict=True))
+            mean = partial(mean_of, population.task)
+            combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean
+            said = np.asarray(combiner(np.stack(logits)))
+        answers = written(population.task, said, index["blank"])
+        return list(zip(split.names, answers, strict=True))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the scoreboard as a pandas DataFrame."""
@@ -134,19 +137,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         return self.scoreboard._repr_html_()
-
-
-def answers(prediction: Any, blank: int | None) -> list[str]:
-    """Return predictions as text: strings where there is a blank class, else class numbers.
-
-    Example:
-        >>> answers(np.array([[4, 2, 10]]), 10), answers(np.array([[0.1, 0.9]]), None)
-        (['42'], ['1'])
-    """
-    if blank is not None:
-        return strings(prediction, blank=blank)
-    classes = prediction if prediction.dtype.kind in "iu" else prediction.argmax(-1)
-    return [str(c) for c in classes.tolist()]
 
 
 def with_averages_of(row: Mapping[str, Any], population: Population) -> Population:

@@ -28,7 +28,8 @@ def refresh(run: Run, *, recipe: str | Path | None = None) -> Scoreboard:
         >>> refresh.__name__
         'refresh'
     """
-    plan, before, population = plan_of(run, recipe), run.scoreboard, run.population
+    before, population = run.scoreboard, run.population
+    plan = plan_of(run, recipe).for_task(population.task, population.index["blank"])
     single = [row for row in before.rows if row["kind"] == "member" and "average" not in row]
     times = {row["members"][0]: row["milliseconds"] for row in single}
     trained = before.document["expected"] - sum(index >= FIRST_ADDED for index in times)

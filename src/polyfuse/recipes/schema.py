@@ -7,7 +7,7 @@ the user names, their own as `package.module:function`; its options are that fun
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any, get_type_hints
 
@@ -15,8 +15,11 @@ from polyfuse.averaging import RULES, Timing
 from polyfuse.compare import FUSIONS
 from polyfuse.data import DATASETS
 from polyfuse.data.augment import AUGMENTATIONS
-from polyfuse.errors import PolyfuseError, printable
+from polyfuse.errors import DataError, PolyfuseError, RecipeError, printable
 from polyfuse.fit import FitOptions, Maker, timed
+from polyfuse.fit.adversarial import ADVERSARIES
+from polyfuse.fit.logging import FOLDERS, LOGGERS, NAMES
+from polyfuse.fit.sampling import SAMPLERS
 from polyfuse.losses import LOSSES
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
@@ -32,8 +35,9 @@ from polyfuse.recipes.components import (
 )
 from polyfuse.recipes.soups import SOUPS
 from polyfuse.recipes.source import Path_, Source, unknown
-from polyfuse.row_scores import MORE_METRICS
+from polyfuse.row_scores import MORE_METRICS, all_metrics
 from polyfuse.schedules import SCHEDULES
+from polyfuse.tasks import fusions_for, rules_of
 from polyfuse.training import STRATEGIES
 
 KINDS = {
@@ -43,7 +47,10 @@ KINDS = {
     "fit.optimizer": Kind(OPTIMIZERS, 1),
     "fit.schedule": Kind(SCHEDULES, 2),
     "fit.loss": Kind(LOSSES, 2, without=("weights",)),
+    "fit.sampler": Kind(SAMPLERS, 3),
     "fit.augmentation": Kind(AUGMENTATIONS, 2),
+    "fit.adversary": Kind(ADVERSARIES, 2),
+    "fit.logger": Kind(LOGGERS, 0, without=(*FOLDERS, *NAMES)),
     "averaging": Kind(RULES, 0, also=get_type_hints(Timing)),
     "fusions": Kind(FUSIONS, 1),
     "soups": Kind(SOUPS, 1),
@@ -100,6 +107,29 @@ class Plan:
     soups: Mapping[str, Callable[..., Any]]
     replicates: int
     metrics: tuple[str, ...] = ()
+
+    def for_task(self, task: str, blank: int | None = None) -> "Plan":
+        """Return the plan with its fusions as they read the outputs of a task.
+
+        Where the recipe names none, it is the plain mean of the task.
+
+        Raises:
+            RecipeError: fusions or metrics that do not fit the task, all at once.
+        """
+        mean = rules_of(task).mean
+        fusions = self.fusions if "fusions" in self.tree else {mean: FUSIONS[mean]}
+        faults = []
+        try:
+            fusions = fusions_for(task, fusions)
+        except DataError as error:
+            faults += [f"fusions: {line}" for line in str(error).split("\n")]
+        try:
+            all_metrics(blank, self.metrics, task)
+        except DataError as error:
+            faults.append(str(error))
+        if faults:
+            raise RecipeError("\n".join(faults))
+        return replace(self, fusions=fusions)
 
 
 def check(source: Source, *, trusted: Trusted = True) -> Plan:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from polyfuse import durable
 from polyfuse.batchnorm import reestimate
-from polyfuse.combine import mean_probability
-from polyfuse.data.base import Rows, Split, Splits
+from polyfuse.data.base import Rows, Split, Splits, task_of, truth_of
 from polyfuse.determinism import threads
 from polyfuse.errors import DataError
 from polyfuse.fit import FitOptions
@@ -24,6 +23,7 @@ from polyfuse.inference import PREDICT_BATCH, predict
 from polyfuse.metrics import LOWER_IS_BETTER, metrics_for
 from polyfuse.population import Population, write_fusion
 from polyfuse.soups import Soup, SoupResult
+from polyfuse.tasks import mean_of
 
 Statistics = Literal["pooled", "sample", "torch", "keep"]
 Made = tuple[Soup, SoupResult]
@@ -204,7 +204,8 @@ def has_soup(population: Population, name: str) -> bool:
 def _keep(given: Given, name: str, soup: Soup, result: SoupResult) -> None:
     model = soup.model(result)
     splits = {"val": given.splits.val, "test": given.splits.test}
-    answers = {s: mean_probability(predict(model, split)[None]) for s, split in splits.items()}
+    task = given.population.task
+    answers = {s: mean_of(task, predict(model, split)[None]) for s, split in splits.items()}
     facts = {
         "kind": "soup",
         "weights": result.weights,
@@ -235,12 +236,13 @@ class _Score:
     """The score of a model on a split, by the first metric of the task."""
 
     def __init__(self, split: Split) -> None:
-        name, self.metric = next(iter(metrics_for(split.blank).items()))
+        self.task = task_of(split)
+        name, self.metric = next(iter(metrics_for(split.blank, self.task).items()))
         self.split, self.higher_is_better = split, name not in LOWER_IS_BETTER
 
     def __call__(self, model: nn.Module) -> float:
-        prediction = mean_probability(predict(model, self.split)[None])
-        value: float = self.metric(prediction, self.split.labels).value
+        prediction = mean_of(self.task, predict(model, self.split)[None])
+        value: float = self.metric(prediction, truth_of(self.split)).value
         return value
 
 
