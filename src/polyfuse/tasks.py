@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyfuse.combine import CLASS_COMBINERS, mean_value
+from polyfuse.combine import BOOSTED_COMBINERS, CLASS_COMBINERS, mean_value
 from polyfuse.errors import DataError, did_you_mean, printable
 from polyfuse.sequences import SEQUENCE_COMBINERS, strings
 
@@ -18,7 +18,12 @@ Fusion = Callable[..., Any]
 TaskName = Literal["classification", "multilabel", "regression"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 CLASSES: TaskName = "classification"  # of a split, or a folder, that does not say its task
-FUSIONS: dict[str, Fusion] = {**CLASS_COMBINERS, **SEQUENCE_COMBINERS, "mean_value": mean_value}
+FUSIONS: dict[str, Fusion] = {
+    **CLASS_COMBINERS,
+    **SEQUENCE_COMBINERS,
+    **BOOSTED_COMBINERS,
+    "mean_value": mean_value,
+}
 OF_NUMBERS = ("mean_value", "median", "trimmed_mean", "winsorised_mean", "maximum", "minimum")
 
 
@@ -49,7 +54,7 @@ RULES: dict[str, Rules] = {
         ("file_name", "file_code"),
     ),
     "multilabel": Rules(
-        tuple(CLASS_COMBINERS),
+        (*CLASS_COMBINERS, *BOOSTED_COMBINERS),
         {"exclusive": False},
         "mean_probability",
         "log_prob",

@@ -28,7 +28,6 @@ from polyfuse.recipes.soups import Given, make_soups
 from polyfuse.runners.local import LocalRunner, idle_workers
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.tasks import mean_of, rules_of, written
-from polyfuse.tasks import mean_of, rules_of, written
 from polyfuse.training.base import Strategy
 from polyfuse.training.loop import Task, train
 

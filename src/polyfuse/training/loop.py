@@ -25,7 +25,6 @@ from polyfuse.runners.base import Notify, Runner, Watch
 from polyfuse.runners.local import LocalRunner
 from polyfuse.start import begin, digest_of
 from polyfuse.tasks import mean_of
-from polyfuse.tasks import mean_of
 from polyfuse.training.base import Job, Made, Strategy, Task, Work
 
 __all__ = ["Task", "train", "train_job"]
