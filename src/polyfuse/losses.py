@@ -1,11 +1,14 @@
 """Losses that recipes may name: `(outputs, labels, *, weights=None) -> scalar`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from polyfuse.errors import DataError
 
 Loss = Callable[..., Tensor]
 Mean = Literal["probability", "output"]
@@ -44,6 +47,163 @@ def cross_entropy(
     if weights is not None:
         each = (each.view(len(labels), -1).sum(1) * weights).sum()
     return each / len(labels)
+
+
+def focal(
+    logits: Tensor, labels: Tensor, *, weights: Tensor | None = None, gamma: float = 2.0
+) -> Tensor:
+    """Cross-entropy, less for samples that are sure already; the heads' losses are summed.
+
+    `-(1 - p)^gamma ln p`, p the probability of the true class (Lin et al. 2017, equation 4). Their
+    factor alpha for rare classes is `class_weights` of `FitOptions`.
+
+    Args:
+        logits: `(n, classes)`, or `(n, heads, classes)`.
+        labels: `(n,)`, or `(n, heads)`, int64.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+        gamma: 0 or more; 0 is the cross-entropy.
+
+    Raises:
+        DataError: gamma is below 0.
+
+    Example:
+        >>> round(float(focal(torch.zeros(1, 2), torch.zeros(1, dtype=int))), 4)  # ln(2) / 4
+        0.1733
+    """
+    if not gamma >= 0:
+        raise DataError(f"focal: gamma={gamma}; type 0 or more")
+    logs = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+    unsure = (-torch.expm1(logs)).clamp_min(torch.finfo(logs.dtype).tiny)  # 0^gamma has no slope
+    return _mean((-(unsure**gamma) * logs).reshape(len(labels), -1).sum(1), weights)
+
+
+def binary_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    positive_weight: float | Sequence[float] | None = None,
+) -> Tensor:
+    """Mean over samples and labels of the cross-entropy of each label, on or off by itself.
+
+    Args:
+        logits: `(n, labels)`, of "on"; or `(n,)`.
+        labels: of the same shape, 0 or 1, int or float.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+        positive_weight: of "on" in the loss, for labels that are rarely on: a number, or one a
+            label.
+
+    Returns:
+        A scalar, in nats a label.
+
+    Raises:
+        DataError: labels of another shape.
+
+    Example:
+        >>> round(float(binary_cross_entropy(torch.zeros(1, 3), torch.ones(1, 3))), 4)
+        0.6931
+    """
+    _refuse_misfit(logits, labels)
+    more = None if positive_weight is None else torch.tensor(positive_weight).to(logits)
+    each = functional.binary_cross_entropy_with_logits(
+        logits, labels.to(logits.dtype), reduction="none", pos_weight=more
+    )
+    return _mean(each, weights)
+
+
+def mean_squared_error(outputs: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Mean over samples and numbers of the squared difference.
+
+    Args:
+        outputs: `(n, ...)` predicted numbers.
+        labels: of the same shape.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+
+    Raises:
+        DataError: labels of another shape, which would be spread over the outputs.
+
+    Example:
+        >>> float(mean_squared_error(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])))
+        2.0
+    """
+    return _mean(_difference(outputs, labels).square(), weights)
+
+
+def mean_absolute_error(
+    outputs: Tensor, labels: Tensor, *, weights: Tensor | None = None
+) -> Tensor:
+    """Mean over samples and numbers of the absolute difference.
+
+    Args:
+        outputs: `(n, ...)` predicted numbers.
+        labels: of the same shape.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+
+    Raises:
+        DataError: labels of another shape.
+
+    Example:
+        >>> float(mean_absolute_error(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])))
+        1.0
+    """
+    return _mean(_difference(outputs, labels).abs(), weights)
+
+
+def huber(
+    outputs: Tensor, labels: Tensor, *, weights: Tensor | None = None, delta: float = 1.0
+) -> Tensor:
+    """Half the squared difference, but a straight line beyond `delta` (Huber 1964).
+
+    Args:
+        outputs: `(n, ...)` predicted numbers.
+        labels: of the same shape.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+        delta: more than 0, in the unit of the labels.
+
+    Raises:
+        DataError: labels of another shape, or a delta that is not above 0.
+
+    Example:
+        >>> huber(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])).item()  # (0.5 + 2.5) / 2
+        1.5
+    """
+    if not delta > 0:
+        raise DataError(f"huber: delta={delta}; type more than 0")
+    _refuse_misfit(outputs, labels)
+    labels = labels.to(outputs.dtype)
+    each = functional.huber_loss(outputs, labels, reduction="none", delta=delta)
+    return _mean(each, weights)
+
+
+def gaussian_nll(outputs: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Mean over samples and numbers of the negative log-likelihood of normal distributions.
+
+    `(ln(2 pi) + s + (y - m)^2 exp(-s)) / 2`, s the logarithm of the variance (Nix and Weigend
+    1994), so that any output is a variance above 0.
+
+    Args:
+        outputs: `(n, ..., 2)`, mean and log-variance of each number.
+        labels: `(n, ...)`.
+        weights: `(n,)`, of a mean of 1 over all samples, or None.
+
+    Returns:
+        A scalar, in nats a number.
+
+    Raises:
+        DataError: outputs that are no pairs, or labels of another shape.
+
+    Example:
+        >>> round(float(gaussian_nll(torch.zeros(1, 2), torch.zeros(1))), 4)  # ln(2 pi) / 2
+        0.9189
+    """
+    if outputs.shape[-1:] != (2,):
+        raise DataError(
+            f"gaussian_nll: outputs have shape {tuple(outputs.shape)}; a model of mean and "
+            "log-variance ends with an axis of 2"
+        )
+    mean, log_variance = outputs.unbind(-1)
+    scaled = _difference(mean, labels).square() * torch.exp(-log_variance)
+    return _mean((math.log(2 * math.pi) + log_variance + scaled) / 2, weights)
 
 
 def loss_of_mean(
@@ -117,4 +277,33 @@ def negative_correlation_loss(
     return (1 - strength) * alone + strength * len(outputs) * together
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "binary_cross_entropy": binary_cross_entropy,
+    "mean_squared_error": mean_squared_error,
+    "mean_absolute_error": mean_absolute_error,
+    "huber": huber,
+    "gaussian_nll": gaussian_nll,
+}
+
+
+def _mean(each: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over samples, each first the mean of its own numbers, times its weight."""
+    if weights is None:
+        return each.mean()
+    return (each.reshape(len(each), -1).mean(1) * weights).mean()
+
+
+def _difference(outputs: Tensor, labels: Tensor) -> Tensor:
+    _refuse_misfit(outputs, labels)
+    return outputs - labels.to(outputs.dtype)
+
+
+def _refuse_misfit(outputs: Tensor, labels: Tensor) -> None:
+    """Refuse what would be broadcast: `(n, 1)` less `(n,)` is `(n, n)`, and nobody is told."""
+    if outputs.shape != labels.shape:
+        raise DataError(
+            f"the loss compares outputs {tuple(outputs.shape)} with labels {tuple(labels.shape)}; "
+            "bring the same shape: a model whose output is output.squeeze(-1), or labels[:, None]"
+        )

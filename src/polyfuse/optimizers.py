@@ -48,4 +48,28 @@ def sgd(
     )
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd}
+def rmsprop(
+    parameters: Parameters,
+    *,
+    lr: float = 1e-3,
+    alpha: float = 0.99,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """RMSprop (Tieleman and Hinton 2012), `alpha` the decay of the squared gradients' average.
+
+    Example:
+        >>> rmsprop(nn.Linear(2, 2).parameters()).param_groups[0]["alpha"]
+        0.99
+    """
+    return torch.optim.RMSprop(
+        parameters, lr=lr, alpha=alpha, momentum=momentum, weight_decay=weight_decay
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": adamw,
+    "adam": adam,
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+}

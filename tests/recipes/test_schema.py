@@ -12,6 +12,7 @@ from polyfuse.models import MODELS
 from polyfuse.recipes.run import load
 from polyfuse.recipes.schema import KINDS, check, resolve
 from polyfuse.recipes.source import parse
+from polyfuse.training import STRATEGIES
 
 PLAIN = """\
 name: mine
@@ -70,7 +71,7 @@ fit:
         "line 4: model.name: unknown 'character_cmm'; did you mean 'character_cnn'? "
         "Known: character_cnn, mlp, resnet18_small, or package.module:function",
         "line 5: training.fold: unknown 'fold'; did you mean 'folds'? "
-        "Known: folds, stop_fraction, seed",
+        "Known: folds, kind, repeats, stop_fraction, seed",
         "line 7: fit.epochs: should be a valid integer; got 'ten'",
     ]
 
@@ -132,13 +133,14 @@ def test_all_parts_are_checked_though_others_are_faulty():
         ("name:", "name: should be a valid string; got None"),
         ("data:", "data: is empty; name one: street_digits, arrays"),
         ("model: ~", "model: is empty; name one: character_cnn, mlp"),
-        ("training: null", "training: is empty; name one: kfold"),
+        ("training: null", f"training: is empty; name one: {', '.join(STRATEGIES)}"),
         ("data: {name: arrays, path: 3}", "data.path: should be a valid string; got 3"),
         ("data: {name: arrays, path: x, notify: 3}", "data.notify: unknown 'notify'"),
         ("data: street_digit", "data.name: unknown 'street_digit'; did you mean 'street_digits'?"),
         ("model: {name: mlp, inputs: 4}", "model.classes: is required by mlp"),
         ("model: {name: mlp, inputs: 4, classes: 3, dropout: 2}", "model: cannot be built: ValueE"),
-        ("model: [mlp]", "model: expected a name, or a mapping with one; got ['mlp']"),
+        ("model: [3]", "model.0: expected a name, or a mapping with one; got 3"),
+        ("model: []", "model: is empty; name one: character_cnn, mlp"),
         ("model: {name: 3}", "model: expected a name, or a mapping with one"),
         ("training: {name: kfold, stop_fraction: x}", "should be a valid number; got 'x'"),
         ("training: {name: kfold, split: x}", "training.split: unknown 'split'"),
@@ -175,6 +177,49 @@ def test_options_are_passed_on():
     assert made.data.keywords == {"path": "data.npz"}
     assert (made.name, made.seed, made.replicates) == ("mine", 9, 2000)
     assert list(made.fusions) == ["mean_probability"]
+
+
+TWO = PLAIN.replace("model: {", "model:\n  - {").replace(
+    "classes: 3}\n", "classes: 3}\n  - {name: resnet18_small, classes: 3, width: 4}\n"
+)
+
+
+def test_a_list_of_models_is_a_factory_each_and_the_strategy_is_told_how_many():
+    made = plan(TWO.replace("training: kfold", "training: {name: heterogeneous, folds: 3}"))
+    assert [type(factory()).__name__ for factory in made.factories] == [
+        "Sequential",
+        "ResNet18Small",
+    ]
+    assert made.factory is made.factories[0]
+    assert made.strategy.keywords == {"folds": 3, "seed": 0, "factories": 2}
+    assert plan(PLAIN.replace("kfold", "heterogeneous")).strategy.keywords["factories"] == 1
+
+
+def test_several_models_need_a_strategy_that_trains_each_and_make_no_soup():
+    found = faults(TWO + "soups: [greedy_soup]\n")
+    assert found[0].startswith(
+        "line 6: training: trains one model, and the recipe lists 2; keep one, or name a strategy "
+        "that trains each: "
+    )
+    assert "heterogeneous" in found[0]
+    assert found[1] == (
+        "line 7: soups: a soup mixes the weights of one model, and the recipe lists 2; "
+        "leave soups out, or keep one model"
+    )
+    assert len(found) == 2
+
+
+def test_faults_of_several_models_are_told_together():
+    text = TWO.replace("inputs: 4", "inputs: -4").replace("width: 4", "width: 0")
+    first, second = faults(text.replace("training: kfold", "training: heterogeneous"))
+    assert first.startswith("line 4: model.0: cannot be built: PolyfuseError: inputs=-4")
+    assert second.startswith("line 5: model.1: cannot be built: PolyfuseError: width=0")
+
+
+def test_members_of_random_subspaces_make_no_soup():
+    text = PLAIN.replace("kfold", "{name: bagging, features: 0.5}") + "soups: [uniform_soup]\n"
+    (fault,) = faults(text)
+    assert fault.startswith("line 5: soups: members that see other features have weights")
 
 
 def test_an_own_seed_wins_over_the_recipe_s():
@@ -220,7 +265,8 @@ def test_every_entry_refuses_an_unknown_option_and_suggests_the_nearest(kind, na
 
 
 def parameters(entry, name):
-    return list(inspect.signature(entry.known[name]).parameters.values())[entry.given :]
+    found = list(inspect.signature(entry.known[name]).parameters.values())[entry.given :]
+    return [parameter for parameter in found if parameter.name not in entry.without]
 
 
 def required(entry, name):

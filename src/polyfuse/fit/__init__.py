@@ -11,7 +11,6 @@ from torch import nn
 
 from polyfuse.data.base import Rows, Split
 from polyfuse.determinism import threads
-from polyfuse.errors import TrainingError
 from polyfuse.fit.base import (
     Accelerator,
     Diverged,
@@ -118,19 +117,10 @@ def fit_member(
             try:
                 run.epoch()
             except Diverged as fault:
-                return _kept(run, fault)
+                return run.ended(fault)
             run.save(resume)
             told.tell(run.history[-1:])
             last = run.history[-1]
             shown = last.get("stopping_loss", last["loss"])
             notify(len(run.history), options.epochs, f"loss {shown:.3f}")
     return run.fitted()
-
-
-def _kept(run: Training, fault: Diverged) -> Fitted:
-    """Return the best weights before the loss became NaN, where that is asked for."""
-    if run.options.on_nan == "stop":
-        raise fault
-    if not run.best:
-        raise TrainingError(f"{fault}; none were there yet") from None
-    return run.fitted(len(run.history) + 1)

@@ -111,6 +111,9 @@ class FitOptions:
         start: checkpoint whose weights every member begins with; None keeps those it is made with.
         averaging: rules by the names of their averages, tracked beside the member; or functions
             that make them, as several worker processes need: `partial(ema, 0.999)`.
+        together: whether members of one round are trained in lock-step, where they can be: "auto",
+            where a measurement says that it is faster; "never"; "always". The numbers are the same
+            to rounding. The run keeps what was chosen, and each member says so.
         logger: makes what is told of every epoch, as `polyfuse.fit.logging` describes; it changes
             no number.
 
@@ -142,6 +145,7 @@ class FitOptions:
     on_nan: Literal["stop", "keep"] = "stop"
     start: str | None = None
     averaging: Mapping[str, AveragingRule | Maker] = field(default_factory=dict)
+    together: Literal["auto", "never", "always"] = "auto"
     logger: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
@@ -154,6 +158,10 @@ class FitOptions:
             raise TrainingError(f"clip={self.clip}; it must be more than 0, or null")
         if self.on_nan not in ("stop", "keep"):
             raise TrainingError(f"on_nan={printable(self.on_nan)!r}; type 'stop' or 'keep'")
+        if self.together not in ("auto", "never", "always"):
+            raise TrainingError(
+                f"together={printable(self.together)!r}; type 'auto', 'never' or 'always'"
+            )
         if self.class_weights is not None:
             _refuse_no_weights(self.class_weights)
         _refuse_late(self.rules(), self.epochs)
@@ -173,7 +181,7 @@ class FitOptions:
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-_NO_NUMBER = frozenset({"start", "on_nan", "logger"})
+_NO_NUMBER = frozenset({"start", "on_nan", "logger", "together"})
 _NEWER: dict[str, Any] = {
     "averaging": {},
     "class_weights": None,

@@ -44,11 +44,21 @@ def load(path: Path | None, key: str) -> Any:
         return None
     tensors, note = safetensors.read(path)
     if not isinstance(note, dict) or note.get("key") != key:
-        raise CheckpointError(
-            f"'{path}' keeps the progress of other training (another model, data, option, or "
-            "number of threads); delete it and run the same command again"
-        )
+        raise foreign(path)
     return unflatten(tensors, note["skeleton"])
+
+
+def foreign(path: Path) -> CheckpointError:
+    """Return the error that refuses the progress of other training.
+
+    Example:
+        >>> type(foreign(Path("RUN/resume/000.safetensors"))).__name__
+        'CheckpointError'
+    """
+    return CheckpointError(
+        f"'{path}' keeps the progress of other training (another model, data, option, or "
+        "number of threads); delete it and run the same command again"
+    )
 
 
 def match_layout(optimizer: torch.optim.Optimizer) -> None:

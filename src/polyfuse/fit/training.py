@@ -103,6 +103,12 @@ class Training:
         number = len(self.history)
         with seeded(self.seed, number):
             loss = self._learn(number)
+        self.end_epoch(loss)
+
+    def end_epoch(self, loss: float) -> None:
+        """Evaluate after an epoch of this mean loss, and keep what is to be kept."""
+        number = len(self.history)
+        self._finite(loss, number)
         stopping = self._evaluate() if len(self.stop) else loss
         rate = self.optimizer.param_groups[0]["lr"]
         facts = {"epoch": number + 1, "rate": rate, "loss": loss}
@@ -231,8 +237,11 @@ class Training:
 
     def save(self, path: Path | None) -> None:
         """Keep the progress in one file."""
-        if path is None:
-            return
+        if path is not None:
+            progress.save(path, self.key, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that goes on, as `progress.save` takes it."""
         tree = {
             "model": self.bare.state_dict(),
             "best": self.best,
@@ -246,13 +255,16 @@ class Training:
             tree["collected"] = self.collected
         if self.tracked:
             tree["averages"] = self.tracked.state()
-        progress.save(path, self.key, tree)
+        return tree
 
     def restore(self, path: Path | None) -> None:
         """Continue from the file, where there is one."""
         tree = progress.load(path, self.key)
-        if tree is None:
-            return
+        if tree is not None:
+            self.load(tree)
+
+    def load(self, tree: Mapping[str, Any]) -> None:
+        """Go on from a state."""
         self.bare.load_state_dict(tree["model"])
         self.optimizer.load_state_dict(tree["optimizer"])
         progress.match_layout(self.optimizer)
@@ -262,6 +274,18 @@ class Training:
         self.collected = tree.get("collected", {})
         if self.tracked:
             self.tracked.restore(tree["averages"])
+
+    def ended(self, fault: Diverged) -> Fitted:
+        """Return the best weights before the loss became NaN, where that is asked for.
+
+        Raises:
+            TrainingError: it is not, or there are none.
+        """
+        if self.options.on_nan == "stop":
+            raise fault
+        if not self.best:
+            raise TrainingError(f"{fault}; none were there yet") from None
+        return self.fitted(len(self.history) + 1)
 
     def fitted(self, diverged: int | None = None) -> Fitted:
         """Return what has been trained."""

@@ -119,6 +119,7 @@ class Work:
             resume=self.resume,
             deadline=self.deadline,
             notify=self.notify,
+            log=self.root / "logs" / f"member {self.job.index}",
             **given,
         )
 
@@ -143,7 +144,8 @@ def facts_of(fitted: Fitted) -> dict[str, Any]:
         {'fingerprint': 'ab', 'best_epoch': 3, 'history': []}
     """
     names = ("fingerprint", "best_epoch", "history")
-    return {name: getattr(fitted, name) for name in names}
+    marked = () if fitted.diverged is None else ("diverged",)
+    return {name: getattr(fitted, name) for name in (*names, *marked)}
 
 
 @dataclass(frozen=True)
