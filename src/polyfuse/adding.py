@@ -220,6 +220,11 @@ def _recipe(
             "add_member(..., data=Splits(...), model=function), or bring predictions"
         )
     plan = plan_of(Run(root), recipe)
+    if factory is None and len(plan.factories) > 1:
+        raise RunError(
+            f"the recipe of '{printable(root)}' lists {len(plan.factories)} models; say which the "
+            "checkpoint was saved of: --model NAME, or model=function"
+        )
     return data or data_of(plan), factory or plan.factory
 
 

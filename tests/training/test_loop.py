@@ -211,7 +211,7 @@ def test_a_run_folder_of_other_data_is_refused(clean, tmp_path):
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_labels_that_do_not_fit_are_refused_before_training(name, tmp_path):
-    wrong = tiny.splits()._replace(**{name: tiny.arrays(8, classes=5)})
+    wrong = tiny.splits()._replace(**{name: tiny.arrays(40, classes=5)})
     with pytest.raises(DataError, match="labels go up to 4"):
         polyfuse.train(plan(wrong, 2), tiny.task(wrong), tmp_path)
     assert list((tmp_path / "members").iterdir()) == []

@@ -9,6 +9,8 @@ import numpy as np
 from torch import nn
 
 from polyfuse import durable
+from polyfuse.boosted import boosted
+from polyfuse.budget import Spent
 from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
@@ -53,6 +55,7 @@ class Run:
             )
         self.record: Mapping[str, Any] = durable.read_json(self.path / "run.json")
         check_record(self.path, self.record)
+        self.spent: Spent | None = None  # of a time budget, where this call of `run` had one
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -123,6 +126,7 @@ class Run:
         else:
             mean = partial(mean_of, population.task)
             combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean
+            combiner, _ = boosted(row["name"], combiner, chosen)
             said = np.asarray(combiner(np.stack(logits)))
         answers = written(population.task, said, index["blank"])
         return list(zip(split.names, answers, strict=True))
@@ -209,7 +213,7 @@ def _factories(
     if faults:
         fix = "or name a row that does without: --fusion ROW, of those that polyfuse report shows"
         raise RunError("\n".join([*faults, fix]))
-    return [given.get(m.name, plan.factory) for m in members]
+    return [given.get(m.name) or plan.factory_of(m) for m in members]
 
 
 def _texts(node: Any) -> Iterator[str]:

@@ -6,13 +6,16 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from polyfuse import durable, tables
+from polyfuse.budget import Spent
 from polyfuse.compare import compare_fusions
 from polyfuse.data.base import Splits, task_of
 from polyfuse.determinism import seeded
@@ -25,7 +28,8 @@ from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
-from polyfuse.runners.local import LocalRunner, idle_workers
+from polyfuse.runners import runner_named
+from polyfuse.runners.base import Runner
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.tasks import mean_of, rules_of, written
 from polyfuse.training.base import Strategy
@@ -50,6 +54,8 @@ def run(
     quick: bool = False,
     minutes: float | None = None,
     workers: int | None = None,
+    runner: str | Runner = "local",
+    address: str | None = None,
     progress: Progress = silent,
 ) -> Run:
     """Run a recipe, or go on with it where it was stopped.
@@ -61,8 +67,10 @@ def run(
         quick: apply the recipe's `quick` part.
         minutes: stop training at the end of an epoch after so long; the scoreboard then has the
             members that are done, and the next call goes on.
-        workers: processes that train members side by side; by default as many as the CPU has room
-            for. The results do not depend on it.
+        workers: members that are trained side by side; by default as many as there is room for.
+            The results do not depend on it, nor on the runner.
+        runner: where they are trained: "local", "ray", or one of your own.
+        address: of a Ray cluster, which sees the RUN folder under the same path.
         progress: called with (name, done, total, note).
 
     Raises:
@@ -75,9 +83,11 @@ def run(
         Traceback (most recent call last):
         polyfuse.errors.RecipeError: 1 fault in recipe 'street_numbers.yaml': ...
     """
-    deadline = None if minutes is None else time.time() + 60 * minutes
+    begun = time.time()
     source = recipe_source.read(find(recipe))
     plan = load(source, settings, quick=quick)
+    place = partial(_placed, plan, runner, workers, address)
+    place(1)  # a runner that there is not is refused before anything is made
     root = Path(out or Path("runs") / (plan.name + ("-quick" if quick else "")))
     _refuse_foreign(root)
     durable.make_folder(root)
@@ -87,10 +97,16 @@ def run(
         splits = data_of(plan, progress)
         plan = plan.for_task(task_of(splits.train), splits.train.blank)
         _check_fusions(plan, splits)
-        population, strategy = _train(root, plan, splits, workers, deadline, progress)
+        deadline = None if minutes is None else begun + 60 * minutes
+        population, strategy = _train(root, plan, splits, place, deadline, progress)
+        spent = None if minutes is None else Spent(minutes, (time.time() - begun) / 60)
+        if spent:
+            progress("minutes", spent.used, spent.planned, str(spent))
         board = _compare(population, plan, strategy, splits, progress)
         write_submission(population, board)
-    return Run(root)
+    done = Run(root)
+    done.spent = spent
+    return done
 
 
 def load(source: recipe_source.Source, settings: Sequence[str], *, quick: bool = False) -> Plan:
@@ -202,8 +218,13 @@ def data_of(plan: Plan, progress: Progress = silent) -> Splits:
 
 def _check_fusions(plan: Plan, splits: Splits) -> None:
     """Try every fusion on an untrained model's answers: a misfit is known before any training."""
+    for factory in plan.factories:
+        _check_model(plan, factory, splits)
+
+
+def _check_model(plan: Plan, factory: Callable[[], nn.Module], splits: Splits) -> None:
     with seeded(plan.seed):
-        model = plan.factory()
+        model = factory()
     check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
     outputs = predict(model, splits.val, np.arange(1))
     task = task_of(splits.train)
@@ -227,7 +248,7 @@ def _train(
     root: Path,
     plan: Plan,
     splits: Splits,
-    workers: int | None,
+    place: Callable[[int], Runner],
     deadline: float | None,
     progress: Progress,
 ) -> tuple[Population, Strategy]:
@@ -237,13 +258,32 @@ def _train(
     watch = _Watch(size, len(done), progress)
     population = train(
         strategy,
-        Task(plan.factory, splits, plan.options),
+        Task(plan.factories, splits, plan.options),
         root,
-        runner=LocalRunner(workers or idle_workers(plan.options.threads, size)),
+        runner=place(size),
         deadline=deadline,
         watch=watch,
     )
     return population, strategy
+
+
+def _placed(
+    plan: Plan, runner: str | Runner, workers: int | None, address: str | None, jobs: int
+) -> Runner:
+    """Return where a plan's members are trained."""
+    if not isinstance(runner, str):
+        return runner
+    options = plan.options
+    gpu, threads, devices = options.accelerator != "cpu", options.threads, options.devices
+    return runner_named(
+        runner,
+        jobs=jobs,
+        threads=threads,
+        devices=devices,
+        gpu=gpu,
+        workers=workers,
+        address=address,
+    )
 
 
 class _Watch:
@@ -285,7 +325,9 @@ def _compare(
     make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
     times = {}
     for i, member in enumerate(own.members):
-        times[member.index] = milliseconds_per_image(member.model(plan.factory), splits.val)
+        times[member.index] = milliseconds_per_image(
+            member.model(plan.factory_of(member)), splits.val
+        )
         progress("timing", i + 1, len(own.members), "")
     return compare_fusions(
         population,

@@ -6,21 +6,23 @@ the user names, their own as `package.module:function`; its options are that fun
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 from polyfuse.averaging import RULES, Timing
+from polyfuse.boosted import takes_weights
 from polyfuse.compare import FUSIONS
 from polyfuse.data import DATASETS
 from polyfuse.data.augment import AUGMENTATIONS
-from polyfuse.errors import DataError, PolyfuseError, RecipeError, printable
+from polyfuse.errors import DataError, PolyfuseError, RecipeError, RunError, printable
 from polyfuse.fit import FitOptions, Maker, timed
 from polyfuse.fit.adversarial import ADVERSARIES
 from polyfuse.fit.logging import FOLDERS, LOGGERS, NAMES
 from polyfuse.fit.sampling import SAMPLERS
 from polyfuse.losses import LOSSES
+from polyfuse.members import Member
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
 from polyfuse.recipes.components import (
@@ -38,12 +40,12 @@ from polyfuse.recipes.source import Path_, Source, unknown
 from polyfuse.row_scores import MORE_METRICS, all_metrics
 from polyfuse.schedules import SCHEDULES
 from polyfuse.tasks import fusions_for, rules_of
-from polyfuse.training import STRATEGIES
+from polyfuse.training import BOOSTING, STRATEGIES
 
 KINDS = {
     "data": Kind(DATASETS, 0),
     "model": Kind(MODELS, 0),
-    "training": Kind(STRATEGIES, 1, without=("fit", "factories")),
+    "training": Kind(STRATEGIES, 1, without=("fit", "factories", "splitter")),
     "fit.optimizer": Kind(OPTIMIZERS, 1),
     "fit.schedule": Kind(SCHEDULES, 2),
     "fit.loss": Kind(LOSSES, 2, without=("weights",)),
@@ -87,7 +89,7 @@ class Plan:
         name: of the recipe.
         seed: of everything.
         data: makes the splits.
-        factory: makes a model.
+        factories: each makes a model.
         strategy: maps the training split to a strategy.
         options: how a member is trained.
         fusions: combiners by name.
@@ -100,13 +102,31 @@ class Plan:
     name: str
     seed: int
     data: Callable[..., Any]
-    factory: Callable[[], Any]
+    factories: tuple[Callable[[], Any], ...]
     strategy: Callable[..., Any]
     options: FitOptions
     fusions: Mapping[str, Callable[..., Any]]
     soups: Mapping[str, Callable[..., Any]]
     replicates: int
     metrics: tuple[str, ...] = ()
+
+    @property
+    def factory(self) -> Callable[[], Any]:
+        """What makes the model, where the recipe names one; else the first of its list."""
+        return self.factories[0]
+
+    def factory_of(self, member: Member) -> Callable[[], Any]:
+        """Return what makes the model of a member.
+
+        Raises:
+            RunError: the recipe names fewer models.
+        """
+        if member.factory >= len(self.factories):
+            raise RunError(
+                f"'{printable(member.path)}' was made by model {member.factory} of the recipe, "
+                f"counted from 0, and it names {len(self.factories)}; use the recipe of the run"
+            )
+        return self.factories[member.factory]
 
     def for_task(self, task: str, blank: int | None = None) -> "Plan":
         """Return the plan with its fusions as they read the outputs of a task.
@@ -155,15 +175,18 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     found = {
         key: component(source, tuple(key.split(".")), kind, trusted)
         for key, kind in KINDS.items()
-        if key not in LISTS and key != "averaging"
+        if key not in LISTS and key not in ("averaging", "model")
     }
+    models = _models(source, trusted)
+    _refuse_apart(source, len(models), found["training"])
     options = _fit_options(source, found, _averages(source, trusted))
     fusions, soups = _listed(source, trusted)
+    _refuse_weightless(source, fusions, found["training"])
     for i, name in enumerate(scoreboard.metrics if scoreboard else ()):
         if name not in MORE_METRICS:
             source.blame(("scoreboard", "metrics", i), unknown(name, list(MORE_METRICS)))
     if not source.faults:
-        _try(source, found["model"], options)
+        _try(source, models, options)
     source.check()
     assert outline is not None  # no faults, so it is valid
     seed = {"seed": outline.seed}
@@ -172,14 +195,63 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         name=outline.name,
         seed=outline.seed,
         data=_with_defaults(found["data"], seed),
-        factory=found["model"],
-        strategy=_with_defaults(found["training"], seed | {"fit": options, "factories": 1}),
+        factories=models,
+        strategy=_with_defaults(
+            found["training"], seed | {"fit": options, "factories": len(models)}
+        ),
         options=options,
         fusions=fusions,
         soups=soups,
         replicates=scoreboard.replicates,
         metrics=tuple(scoreboard.metrics),
     )
+
+
+def _models(source: Source, trusted: Trusted) -> tuple[Callable[[], Any], ...]:
+    """Resolve the model that a recipe names, or each of a list of them."""
+    given, kind = source.tree.get("model"), KINDS["model"]
+    if not isinstance(given, list):
+        found = [component(source, ("model",), kind, trusted)]
+    else:
+        found = [resolve(source, ("model", i), s, kind, trusted) for i, s in enumerate(given)]
+        if not given:
+            source.blame(("model",), "is empty; name one: " + ", ".join(kind.known))
+    return tuple(factory for factory in found if factory is not None)
+
+
+def _refuse_apart(source: Source, models: int, training: Any) -> None:
+    """Refuse several models where one is trained, and soups of members that differ."""
+    soups = bool(source.tree.get("soups"))
+    if training is not None and soups and training.keywords.get("features") is not None:
+        source.blame(("soups",), "members that see other features have weights that do not mix")
+    if models < 2:
+        return
+    if training is not None and "factories" not in inspect.signature(training).parameters:
+        able = [n for n, f in STRATEGIES.items() if "factories" in inspect.signature(f).parameters]
+        source.blame(
+            ("training",),
+            f"trains one model, and the recipe lists {models}; keep one, or name a strategy that "
+            f"trains each: {', '.join(able)}",
+        )
+    if soups:
+        fact = f"a soup mixes the weights of one model, and the recipe lists {models}"
+        source.blame(("soups",), f"{fact}; leave soups out, or keep one model")
+
+
+def _refuse_weightless(
+    source: Source, fusions: Mapping[str, Callable[..., Any]], training: Any
+) -> None:
+    """Refuse fusions of boosting over members that no boosting weighs."""
+    known = training is not None and training.func in STRATEGIES.values()
+    if not known or training.func in BOOSTING.values():
+        return
+    if named := [name for name, fusion in fusions.items() if takes_weights(fusion)]:
+        source.blame(
+            ("fusions",),
+            f"{' and '.join(named)} takes the weights that boosting gives to its members; train "
+            f"by {', '.join(BOOSTING)}, or give weights, one a member: "
+            f"{{name: {named[0]}, weights: [1, 2]}}",
+        )
 
 
 def _averages(source: Source, trusted: Trusted) -> dict[str, Maker]:
@@ -266,15 +338,17 @@ def _listed(source: Source, trusted: Trusted) -> list[dict[str, Callable[..., An
     return found
 
 
-def _try(source: Source, factory: Any, options: FitOptions) -> None:
-    """Build model and optimiser once: what their functions refuse is a fault of the recipe."""
-    path: Path_ = ("model",)
-    try:
-        parameters = factory().parameters()
-        path = ("fit", "optimizer")
-        options.optimizer(parameters)
-    except Exception as error:  # a user's factory may raise anything
-        source.blame(path, f"cannot be built: {type(error).__name__}: {printable(error)}")
+def _try(source: Source, factories: Sequence[Any], options: FitOptions) -> None:
+    """Build models and optimiser once: what their functions refuse is a fault of the recipe."""
+    listed = isinstance(source.tree["model"], list)
+    for number, factory in enumerate(factories):
+        path: Path_ = ("model", number) if listed else ("model",)
+        try:
+            parameters = factory().parameters()
+            path = ("fit", "optimizer")
+            options.optimizer(parameters)
+        except Exception as error:  # a user's factory may raise anything
+            source.blame(path, f"cannot be built: {type(error).__name__}: {printable(error)}")
 
 
 def _refuse_infinite(source: Source, node: Any, path: Path_) -> None:

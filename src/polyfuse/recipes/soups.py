@@ -64,8 +64,12 @@ class Given:
 
         Args:
             batchnorm: how statistics are measured, see `reestimate`; "keep" keeps the averaged.
+
+        Raises:
+            DataError: members of different models.
         """
         if batchnorm not in self._soups:
+            _refuse_unlike(self.population)
             prepare = None
             if batchnorm != "keep":
                 loader = _Inputs(self.splits.train, STATISTICS_ROWS)
@@ -199,6 +203,21 @@ def has_soup(population: Population, name: str) -> bool:
         return False
     record, own = population.fusion(name), population.trained_here
     return record.get("kind") == "soup" and record["inputs"] == own.fingerprint()
+
+
+def _refuse_unlike(population: Population) -> None:
+    """Refuse members of different models, and such that see different features."""
+    models = sorted({member.factory for member in population.members})
+    if len(models) > 1:
+        raise DataError(
+            f"the members are of {len(models)} models ({', '.join(map(str, models))}), and a soup "
+            "mixes the weights of one; fuse their predictions, or make a run of each model"
+        )
+    if any("features" in member.record for member in population.members):
+        raise DataError(
+            "the members see different features, so their weights do not mix; fuse their "
+            "predictions, or train them on all features"
+        )
 
 
 def _keep(given: Given, name: str, soup: Soup, result: SoupResult) -> None:
