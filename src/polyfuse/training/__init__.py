@@ -4,20 +4,30 @@ from collections.abc import Callable
 
 from polyfuse.training.bagging import bagging
 from polyfuse.training.base import Strategy
+from polyfuse.training.fge import fge
 from polyfuse.training.heterogeneous import heterogeneous
 from polyfuse.training.holdout import holdout
 from polyfuse.training.independent import independent
 from polyfuse.training.joint import joint, negative_correlation
 from polyfuse.training.kfold import kfold
+from polyfuse.training.mc import mc_batchnorm, mc_dropout
 from polyfuse.training.refit import refit
+from polyfuse.training.snapshot import snapshot
+from polyfuse.training.swag import swag
+
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "bagging": bagging,
+    "fge": fge,
     "heterogeneous": heterogeneous,
     "holdout": holdout,
     "independent": independent,
     "joint": joint,
     "kfold": kfold,
+    "mc_batchnorm": mc_batchnorm,
+    "mc_dropout": mc_dropout,
     "negative_correlation": negative_correlation,
     "refit": refit,
+    "snapshot": snapshot,
+    "swag": swag,
 }

@@ -1,8 +1,7 @@
 """Carry a strategy to its end: train what is missing, commit each member, resume anything."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from polyfuse import durable, failures
 from polyfuse.budget import STARTED, Budget
 from polyfuse.data.base import Rows, Split, Splits, task_of, truth_of
 from polyfuse.determinism import seeded, threads
-from polyfuse.errors import RunError, TrainingError, printable
+from polyfuse.errors import RunError, printable
 from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
 from polyfuse.inference import check_labels, predict
@@ -72,7 +71,6 @@ def train(
     durable.make_folder(root / "members")
     durable.make_folder(root / "resume")
     _check(task)
-    _refuse_other_models(strategy, task)
     with durable.locked(root):
         durable.remove_leftovers(root)
         write_labels(root, task.splits)
@@ -274,59 +272,10 @@ def _out_of_fold(
 
 def _check(task: Task) -> None:
     """Refuse data that do not fit the models before any time is spent."""
-    made = [_made_twice(factory) for factory in task.factories]
-    _refuse_shared([model for both in made for model in both])
-    for model, _ in made:
+    for factory in task.factories:
+        with seeded(0):
+            model = factory()
         begin(model, task.options.start)
         for name, split in task.splits._asdict().items():
             if split.labels is not None or name != "test":
                 check_labels(model, split, np.arange(min(2, len(split))))
-
-
-def _made_twice(factory: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
-    if isinstance(factory, nn.Module):
-        raise TrainingError(
-            f"the task's factory is a {type(factory).__name__}, a model; bring a function that "
-            "builds a new one: lambda: Net()"
-        )
-    with seeded(0):
-        return factory(), factory()
-
-
-def _refuse_shared(models: Sequence[nn.Module]) -> None:
-    """Refuse factories that hand out the same object, or parts of it, again: no member is its own.
-
-    The models are all alive, so that no address is used twice. Modules without parameters and
-    buffers, such as an activation, may be shared.
-    """
-    seen: set[int] = set()
-    for model in models:
-        held = [(name, m) for name, m in model.named_modules() if m is model or _holds(m)]
-        parts: list[tuple[str, Any]] = [(name or "the model itself", m) for name, m in held]
-        parts += model.named_parameters()
-        shared = [name for name, part in parts if id(part) in seen]
-        if shared:
-            more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
-            raise TrainingError(
-                "a model factory returns the same object again, so that training one member would "
-                f"change the others: {printable(', '.join(shared[:3]))}{more}; build the model "
-                "inside the function: lambda: Net(), not lambda: net"
-            )
-        seen |= {id(part) for _, part in parts}
-
-
-def _holds(module: nn.Module) -> bool:
-    return any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False)))
-
-
-def _refuse_other_models(strategy: Strategy, task: Task) -> None:
-    """Refuse jobs that name a model which the task lacks, and models that no job trains."""
-    jobs, count = strategy.jobs([]), len(task.factories)
-    named = {job.factory for job in jobs}
-    known = sum(job.count for job in jobs) == strategy.size([])  # else later rounds may name more
-    if max(named, default=0) >= count or (known and jobs and len(named) < count):
-        raise TrainingError(
-            f"the task has {count} model factories, and the strategy trains {len(named)} of "
-            f"{max(named, default=0) + 1}: tell it how many, as in heterogeneous(..., "
-            f"factories={count})"
-        )
