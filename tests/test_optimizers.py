@@ -5,15 +5,21 @@ import inspect
 import pytest
 import torch
 
-from polyfuse.optimizers import OPTIMIZERS, adam, adamw, sgd
+from polyfuse.optimizers import OPTIMIZERS, adam, adamw, rmsprop, sgd
 
 every = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-PEERS = {adamw: torch.optim.AdamW, adam: torch.optim.Adam, sgd: torch.optim.SGD}
+PEERS = {
+    adamw: torch.optim.AdamW,
+    adam: torch.optim.Adam,
+    sgd: torch.optim.SGD,
+    rmsprop: torch.optim.RMSprop,
+}
 OPTIONS = [
     (adamw, {"lr": 0.01, "weight_decay": 0.3}),
     (adam, {"lr": 0.01, "weight_decay": 0.3}),
     (sgd, {"lr": 0.01, "momentum": 0.5, "weight_decay": 0.3}),
     (sgd, {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
+    (rmsprop, {"lr": 0.01, "alpha": 0.9, "momentum": 0.5, "weight_decay": 0.3}),
 ]
 
 
