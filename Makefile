@@ -40,7 +40,7 @@ integrations:  ## the callbacks' tests, with Lightning and Transformers, in an e
 	@$(PYTHON) -m pip --python .venv-integrations/bin/python install -q --disable-pip-version-check \
 	  $(PIP_ARGS) -c constraints.txt -e '.[dev,integrations]'
 	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics tests/checkpoints/layouts \
-	  tests/predictions tests/stacking/test_stacking_documents.py $(ARGS)
+	  tests/predictions tests/stacking/test_stacking_documents.py tests/runners/test_ray_*.py $(ARGS)
 
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors

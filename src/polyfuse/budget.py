@@ -1,6 +1,7 @@
 """A time budget: whether what is left of it is likely to suffice for another job."""
 
 import time
+from typing import NamedTuple
 
 STARTED = "started"  # the note of a job's first report
 
@@ -49,3 +50,23 @@ class Budget:
             (False, True)
         """
         return self.deadline is not None and time.time() > self.deadline
+
+
+class Spent(NamedTuple):
+    """What a time budget came to.
+
+    Attributes:
+        planned: minutes.
+        used: minutes, until training ended.
+
+    Example:
+        >>> print(Spent(planned=5, used=4.26))
+        4.3 of 5 minutes used
+    """
+
+    planned: float
+    used: float
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.used:.1f} of {self.planned:g} minutes used"

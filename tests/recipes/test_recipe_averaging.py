@@ -179,7 +179,7 @@ def test_an_averaged_row_can_be_submitted(copied):
 
 def test_a_second_call_trains_nothing_and_changes_nothing(copied, monkeypatch):
     before = digests(copied.root)
-    monkeypatch.setattr("polyfuse.training.loop.fit_member", None)  # whoever trains, fails
+    monkeypatch.setattr("polyfuse.training.base.fit_member", None)  # whoever trains, fails
     run(copied.recipe, out=copied.root)
     assert digests(copied.root) == before
     shutil.rmtree(copied.root / "fusions" / "mean_probability, ema")

@@ -83,7 +83,7 @@ def test_the_record_says_what_was_run(tiny):
 
 
 def test_a_second_call_trains_nothing_and_changes_nothing(copied, monkeypatch):
-    monkeypatch.setattr("polyfuse.training.loop.fit_member", None)  # whoever trains, fails
+    monkeypatch.setattr("polyfuse.training.base.fit_member", None)  # whoever trains, fails
     root = copied.run.path
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     bytes_before = (root / "leaderboard.json").read_bytes()
@@ -184,10 +184,12 @@ def test_an_unfinished_population_says_so_and_the_next_call_completes(tiny, tmp_
     ticks = iter(range(100))
     with monkeypatch.context() as clock:
         # fit asks the clock before each epoch: three begin before it is past the deadline.
-        clock.setattr(polyfuse.fit, "time", SimpleNamespace(time=lambda: next(ticks)))
+        clock.setattr("polyfuse.fit.time", SimpleNamespace(time=lambda: next(ticks)))
+        clock.setattr("polyfuse.budget.time", SimpleNamespace(time=lambda: 0))  # between members
         clock.setattr(module, "time", SimpleNamespace(time=lambda: 2 - 60))
         part = run(tiny.recipe, out=tmp_path / "RUN", minutes=1)
     assert len(part.population.members) == 1
+    assert str(part.spent) == "0.0 of 1 minutes used"
     assert part.scoreboard.summary()[0].startswith("Unfinished: 1 of 2 members")
     assert len(list((tmp_path / "RUN" / "resume").iterdir())) == 1
     whole = run(tiny.recipe, out=tmp_path / "RUN")

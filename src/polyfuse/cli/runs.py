@@ -20,6 +20,7 @@ from polyfuse.cli.base import (
 if TYPE_CHECKING:
     from polyfuse.recipes.folder import Run
 
+RUNNERS = ("local", "ray")
 FORMATS = ("table", "csv", "markdown", "json")
 
 recipes_app = add_group("recipes", "Recipes: list the shipped ones, copy one, check one.")
@@ -50,7 +51,20 @@ Minutes = Annotated[
     float | None,
     Option(min=0, help="Stop training after so long; the same command goes on."),
 ]
-Workers = Annotated[int | None, Option(min=1, help="Processes side by side [as the CPU has room].")]
+Workers = Annotated[int | None, Option(min=1, help="Members side by side [as there is room].")]
+RunnerName = Annotated[
+    str,
+    Option(
+        "--runner",
+        metavar="|".join(RUNNERS),
+        help="Where members are trained.",
+        autocompletion=completing(RUNNERS),
+    ),
+]
+Address = Annotated[
+    str | None,
+    Option(metavar="HOST:PORT", help="Of a Ray cluster; it sees the RUN folder, too."),
+]
 
 
 @app.command(epilog="Example: polyfuse demo --quick")
@@ -64,7 +78,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The embedded real data, end to end, in minutes."""
-    _run("demo", "street_numbers", out, quick, settings, minutes, workers, as_json, quiet)
+    where: dict[str, Any] = {"workers": workers}
+    _run("demo", "street_numbers", out, quick, settings, minutes, where, as_json, quiet)
 
 
 @app.command(epilog="Example: polyfuse run street_numbers --set fit.epochs=30 --out runs/longer")
@@ -75,11 +90,14 @@ def run(
     settings: Set = None,
     minutes: Minutes = None,
     workers: Workers = None,
+    runner: RunnerName = "local",
+    address: Address = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or go on with one."""
-    _run("run", recipe, out, quick, settings, minutes, workers, as_json, quiet)
+    where = {"workers": workers, "runner": runner, "address": address}
+    _run("run", recipe, out, quick, settings, minutes, where, as_json, quiet)
 
 
 def _run(
@@ -89,7 +107,7 @@ def _run(
     quick: bool,
     settings: list[str] | None,
     minutes: float | None,
-    workers: int | None,
+    where: dict[str, Any],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -104,8 +122,8 @@ def _run(
                 settings=settings or (),
                 quick=quick,
                 minutes=minutes,
-                workers=workers,
                 progress=bars,
+                **where,
             )
         tell(_facts(done), lambda: _show(done))
 
@@ -260,7 +278,9 @@ def recipes_check(recipe: Recipe, settings: Set = None, as_json: Json = False) -
 
 
 def _facts(run: "Run") -> dict[str, Any]:
+    minutes = {"minutes": run.spent._asdict()} if run.spent else {}
     return {
+        **minutes,
         "run": str(run.path),
         "submission": str(run.path / "submission.csv"),
         "leaderboard": dict(run.scoreboard.document),
@@ -275,4 +295,6 @@ def _show(run: "Run") -> None:
         show_table(board.table(split))
     for line in board.summary():
         show_text(line)
+    if run.spent:
+        show_text(f"Time: {run.spent}")
     show_text(f"Submission: {run.path / 'submission.csv'}   Again: polyfuse report {run.path}")

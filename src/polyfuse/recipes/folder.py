@@ -124,9 +124,9 @@ class Run:
         if row["kind"] == FITTED:
             said = answer(population, row["name"], dict(zip(row["members"], logits, strict=True)))
         else:
-            mean = partial(mean_of, population.task)
-            combiner = fusions[row["name"]] if row["kind"] == "fusion" else mean
-            combiner, _ = boosted(row["name"], combiner, chosen)
+            combiner: Callable[..., Any] = partial(mean_of, population.task)
+            if row["kind"] == "fusion":
+                combiner, _ = boosted(row["name"], fusions[row["name"]], chosen)
             said = np.asarray(combiner(np.stack(logits)))
         answers = written(population.task, said, index["blank"])
         return list(zip(split.names, answers, strict=True))
