@@ -139,7 +139,7 @@ def _compared(root: Path, recipe: str | Path | None) -> Scoreboard:
 
 def _wish(given: Given, folds: int, seed: int) -> Wish:
     """Return what a combination is made for: the metric by which the run chooses."""
-    name = next(iter(metrics_for(given.blank)))
+    name = next(iter(metrics_for(given.blank, given.kind)))
     return Wish(
         kind=given.kind,
         metric=metric_of(name, given.kind, blank=given.blank, levels=()),

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from polyfuse.combining.base import Given, Rows
+from polyfuse.combining.base import Given, Rows, outward
 from polyfuse.combining.documents import document_of, fitted_from
 from polyfuse.combining.fits import say
 from polyfuse.combining.judging import Row
 from polyfuse.errors import DataError, printable
 from polyfuse.leaks import refuse_trained
 from polyfuse.population import FITTED, BaseModel, Population, write_fusion
+from polyfuse.tasks import meant
 
 ON = ("val", "train")  # where fusions may be fitted
 Array = NDArray[Any]
@@ -62,20 +62,34 @@ def given_of(population: Population, on: str) -> Given:
     heard = np.asarray(np.isfinite(said).reshape(*said.shape[:2], -1).all(-1))
     _refuse_silent(names, heard, on)
     rows, groups = heard.all(0), population.groups(on)
-    fitted_on = Rows(said[:, rows], labels[rows], None, None if groups is None else groups[rows])
-    count = len(names)
+    task, count = population.task, len(names)
+    own_groups = None if groups is None else groups[rows]
     return Given(
-        kind="multiclass" if labels.ndim == 1 else "multi_head",
+        kind=kind_of(task, labels),
         names=tuple(names),
         fingerprints=("",) * count,
-        spaces=("logit",) * count,
-        val=fitted_on,
-        test=Rows(_said(population, "test"), population.labels("test")) if on == "val" else None,
+        spaces=("value" if task == "regression" else "logit",) * count,
+        val=_rows(task, said[:, rows], labels[rows], own_groups),
+        test=_rows(task, _said(population, "test"), population.labels("test"))
+        if on == "val"
+        else None,
         costs=_costs(population, on),
         priced=True,
         trained=trained[:, rows],
         blank=population.index["blank"],
     )
+
+
+def kind_of(task: str, labels: Array) -> str:
+    """Return what combinations call a task: a name in `polyfuse.combining.base.KINDS`.
+
+    Example:
+        >>> kind_of("classification", np.zeros((3, 6), int))
+        'multi_head'
+    """
+    if task != "classification":
+        return task
+    return "multiclass" if labels.ndim == 1 else "multi_head"
 
 
 def answers_of(population: Population, on: str, row: Row) -> dict[str, Array]:
@@ -85,10 +99,16 @@ def answers_of(population: Population, on: str, row: Row) -> dict[str, Array]:
         >>> answers_of.__name__
         'answers_of'
     """
-    if on == "val":
-        return dict(row.said)
-    spoken = {split: population.base_predictions(split) for split in ("val", "test")}
-    return {split: say(row.fitted, said) for split, said in spoken.items()}
+    task, shape = population.task, population.members[0].predictions("val").shape[1:]
+    if on == "val":  # they are as they go out, but for an axis of one number
+        return {
+            s: said.reshape(-1, *shape) if task == "regression" else said
+            for s, said in row.said.items()
+        }
+    return {
+        split: _asked(task, row.fitted, population.base_predictions(split), shape)
+        for split in ("val", "test")
+    }
 
 
 def keep(
@@ -132,10 +152,10 @@ def answer(population: Population, name: str, logits: Mapping[int, Array]) -> Ar
     Args:
         population: that keeps it.
         name: of the fusion.
-        logits: by member index, `(row, ..., class)`; of the members that have a say at least.
+        logits: by member index, `(row, ...)` outputs; of the members that have a say at least.
 
     Returns:
-        `(row, ..., class)` probabilities, or `(row, ...)` classes where it is a vote.
+        `(row, ..., class)` probabilities, `(row, ...)` classes where it is a vote, or numbers.
 
     Raises:
         RunError: there is no such fusion, or it is damaged.
@@ -146,11 +166,34 @@ def answer(population: Population, name: str, logits: Mapping[int, Array]) -> Ar
     """
     # Members without a say are in no sum; what stands in their place is never read.
     filler = next(iter(logits.values()))
+    task = population.task
     said = [
-        np.mean([_softmax(logits.get(index, filler)) for index in indices], 0)
+        np.mean([meant(task, logits.get(index, filler)) for index in indices], 0)
         for indices in population.fusion(name)["voices"]
     ]
-    return say(fitted_from(population.fit(name)), np.stack(said))
+    return _asked(task, fitted_from(population.fit(name)), np.stack(said), filler.shape[1:])
+
+
+def _rows(task: str, said: Array, labels: Array | None, groups: Array | None = None) -> Rows:
+    """Return rows as combinations work on them; of one output the number alone."""
+    if labels is not None and task == "regression" and labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    return Rows(_laid_out(task, said), labels, None, groups)
+
+
+def _laid_out(task: str, said: Array) -> Array:
+    """Return `(voice, row, ...)` as combinations have it: labels as pairs (no, yes)."""
+    if task == "multilabel":
+        return np.stack([1 - said, said], -1)
+    return said[..., 0] if task == "regression" and said.shape[2:] == (1,) else said
+
+
+def _asked(task: str, fitted: Any, said: Array, shape: tuple[int, ...]) -> Array:
+    """Return what was fitted says of voices, as it goes out of a run."""
+    answer = say(fitted, _laid_out(task, said))
+    if task == "regression":
+        return answer.reshape(len(answer), *shape)
+    return outward("multilabel", answer) if task == "multilabel" else answer
 
 
 def _said(population: Population, on: str) -> Array:
@@ -158,11 +201,7 @@ def _said(population: Population, on: str) -> Array:
 
 
 def _members(population: Population, split: str) -> Array:
-    return _softmax(population.for_fusions.stack(split))
-
-
-def _softmax(logits: Array) -> Array:
-    return torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), -1).numpy()
+    return meant(population.task, population.for_fusions.stack(split))
 
 
 def _trained(population: Population, on: str) -> NDArray[np.bool_]:

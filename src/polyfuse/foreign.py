@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from polyfuse import durable
@@ -15,6 +14,7 @@ from polyfuse.members import Member
 from polyfuse.population import Population
 from polyfuse.predictions import Predictions, as_task, map_array, read_predictions
 from polyfuse.predictions.joining import Rows, join
+from polyfuse.tasks import meant
 
 NEEDED = ("val", "test")
 TINY = float(np.finfo(np.float32).tiny)
@@ -102,16 +102,17 @@ def _read(population: Population, split: str, given: Any, name: str, space: str 
     """Return logits in the population's order, and where they came from."""
     member = _predictions(given, f"{name}, {split}", space)
     shape = _row_shape(population, split)
-    shaped = as_task(member, _task(member, shape))
+    shaped = _shaped(member, population.task, shape)
     if shaped.space == "label":
         raise DataError(
             f"'{printable(member.name)}' has decided labels; a member of a population says "
             "probabilities or logits: bring those, one column a class"
         )
     if shape is not None and shaped.array.shape[1:] != shape:
+        same = "outputs" if population.task == "regression" else "classes"
         raise DataError(
             f"'{printable(member.name)}' has {shaped.array.shape[1:]} a row, but members of "
-            f"'{printable(population.path)}' have {shape}; bring the same classes"
+            f"'{printable(population.path)}' have {shape}; bring the same {same}"
         )
     shaped = _in_order(shaped)
     names = population.names(split)
@@ -150,6 +151,26 @@ def _row_shape(population: Population, split: str) -> tuple[int, ...] | None:
     return population.members[0].predictions(split).shape[1:]
 
 
+def _shaped(member: Predictions, task: str, shape: tuple[int, ...] | None) -> Predictions:
+    """Return a member in the shape that members of a population have."""
+    if task == "regression":
+        return _of_numbers(member, shape)
+    return as_task(member, task if task == "multilabel" else _task(member, shape))
+
+
+def _of_numbers(member: Predictions, shape: tuple[int, ...] | None) -> Predictions:
+    """Return a member's numbers; one a row with an axis of its own, or without, as others have."""
+    if member.space not in (None, "value"):
+        raise DataError(
+            f"'{printable(member.name)}' is said to be in the space {member.space}; of a "
+            "regression there are plain numbers: leave --space out"
+        )
+    array = np.asarray(member.array, np.float64)
+    if shape in ((), (1,)) and array.shape[1:] in ((), (1,)):
+        array = array.reshape(-1, *shape)
+    return member.noted(space="value", task="regression", array=array, classes=None)
+
+
 def _task(member: Predictions, shape: tuple[int, ...] | None) -> str:
     """Return the kind of task that members of such a shape have."""
     if shape is not None and len(shape) > 1:
@@ -172,11 +193,14 @@ def _in_order(member: Predictions) -> Predictions:
 
 
 def _logits(member: Predictions) -> Logits:
-    """Return logits as they came; of probabilities, once they are checked, their logarithms."""
+    """Return logits and numbers as they came; of probabilities, once checked, their logits."""
     said = as_probabilities(member, str(member.task)).array
-    if member.space == "logit":
+    if member.space in ("logit", "value"):
         return np.asarray(member.array, np.float32)
-    return np.asarray(np.log(np.maximum(said, TINY)), np.float32)
+    logs = np.log(np.maximum(said, TINY))
+    if member.task == "multilabel":
+        logs -= np.log(np.maximum(1 - said, TINY))
+    return np.asarray(logs, np.float32)
 
 
 def _refuse_silent(logits: Logits, split: str, name: str) -> None:
@@ -294,7 +318,7 @@ def there_already(population: Population, name: str, said: Mapping[str, Logits])
         >>> there_already(Population(Path("RUN"), ()), "resnet", {})
     """
     for member in population.members:
-        same = all(_same(member, split, said[split]) for split in NEEDED)
+        same = all(_same(population.task, member, split, said[split]) for split in NEEDED)
         if member.name == name:
             if same:
                 return member
@@ -307,9 +331,10 @@ def there_already(population: Population, name: str, said: Mapping[str, Logits])
     return None
 
 
-def _same(member: Member, split: str, logits: Logits) -> bool:
+def _same(task: str, member: Member, split: str, logits: Logits) -> bool:
     other = member.predictions(split)
     if other.shape != logits.shape:
         return False
-    ours, theirs = (torch.softmax(torch.from_numpy(each).double(), -1) for each in (logits, other))
-    return bool(torch.allclose(ours, theirs, rtol=0, atol=_SAME))
+    ours, theirs = meant(task, logits), meant(task, other)
+    spread = 1.0 if task != "regression" else float(np.ptp(theirs))  # numbers have any scale
+    return bool(np.allclose(ours, theirs, rtol=0, atol=_SAME * spread))

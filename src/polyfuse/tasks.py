@@ -24,7 +24,15 @@ FUSIONS: dict[str, Fusion] = {
     **BOOSTED_COMBINERS,
     "mean_value": mean_value,
 }
-OF_NUMBERS = ("mean_value", "median", "trimmed_mean", "winsorised_mean", "maximum", "minimum")
+OF_NUMBERS = (
+    "mean_value",
+    "median",
+    "trimmed_mean",
+    "winsorised_mean",
+    "maximum",
+    "minimum",
+    "boosted_sum",
+)
 
 
 class Rules(NamedTuple):
@@ -54,7 +62,8 @@ RULES: dict[str, Rules] = {
         ("file_name", "file_code"),
     ),
     "multilabel": Rules(
-        (*CLASS_COMBINERS, *BOOSTED_COMBINERS),
+        # Ranks order classes that exclude each other; of one label there is nothing to order.
+        tuple(n for n in (*CLASS_COMBINERS, *BOOSTED_COMBINERS) if n != "rank_mean"),
         {"exclusive": False},
         "mean_probability",
         "log_prob",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyfuse.calibration import CALIBRATORS, Calibrator
-from polyfuse.combining.base import Given, outward
+from polyfuse.combining.base import KINDS, Given, outward
 from polyfuse.combining.calibrated import Calibrated
 from polyfuse.combining.fits import say, way
 from polyfuse.combining.judging import Row
@@ -68,6 +68,11 @@ def method_rows(
     Raises:
         DataError: what a method refuses.
     """
+    if calibrate is not None and not KINDS[given.kind].classes:
+        raise DataError(
+            f"a calibration is of probabilities, and the task {given.kind} has none; leave out "
+            "calibrate (--calibrate)"
+        )
     rows: list[Row] = []
     failed: list[str] = []
     for done, (name, method) in enumerate(methods.items()):
