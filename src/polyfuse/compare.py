@@ -235,6 +235,12 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
             "Soups and averaged weights are of the members that this run has trained: "
             f"{', '.join(printable(member.name) for member in added)} came from elsewhere."
         )
+    if ended := [member for member in population.members if "diverged" in member.record]:
+        told = [f"{m.name} (epoch {printable(m.record['diverged'])})" for m in ended]
+        notes.append(
+            f"Diverged: {', '.join(told)}. The loss became NaN or infinite there; the weights are "
+            "the best from before, and averages that had not begun are missing."
+        )
     if any("start" in member.record for member in population.members):
         notes.append(
             "No out-of-fold scores: the members started from weights that may have learned from "
