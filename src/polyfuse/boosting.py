@@ -173,6 +173,11 @@ def pseudo_residuals(loss: Callable[[Tensor], Tensor], outputs: Tensor) -> Tenso
     leaf = outputs.detach().requires_grad_()
     with torch.enable_grad():
         value = loss(leaf)
+        if value.shape != ():
+            raise TrainingError(
+                f"the loss has shape {tuple(value.shape)}; return one number, the mean over the "
+                "samples"
+            )
         if not value.requires_grad:
             raise TrainingError(
                 "the loss has no derivative by the outputs, so boosting cannot follow it; bring a "

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from polyfuse import durable
 from polyfuse.advice import advise
+from polyfuse.boosted import boosted
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
 from polyfuse.members import Member, with_average
 from polyfuse.metrics import Score
@@ -80,7 +81,7 @@ def compare_fusions(
     Raises:
         RunError: no members, or no such soup of them.
         DataError: predictions and labels that do not fit, a fusion or metric that is unknown or
-            does not fit the task.
+            does not fit the task, a fusion of boosting of members that have no weights.
 
     Example:
         >>> compare_fusions(Population.open("/no/such/run"))
@@ -148,7 +149,6 @@ def _fused(
     """Return what each member and each fusion says; the members' files are read once."""
     stacks, task = {split: population.stack(split) for split in SPLITS}, population.task
     fused = population.for_fusions.members
-    places = [i for i, member in enumerate(population.members) if member in fused]
     average = population.members[0].average
     single = [
         Fused(
@@ -160,17 +160,14 @@ def _fused(
         )
         for i, member in enumerate(population.members)
     ]
-    # A user's function may write into what it is given; a list of places makes a copy for each.
-    together = [
-        Fused(
-            "fusion",
-            with_average(name, average),
-            tuple(member.index for member in fused),
-            {s: np.asarray(f(stack[places])) for s, stack in stacks.items()},
-            average,
-        )
-        for name, f in fusions.items()
-    ]
+    together = []
+    for name, given in fusions.items():
+        fusion, heard = boosted(name, given, fused)
+        # A user's function may write into what it is given; a list of places makes a copy for each.
+        indices = tuple(member.index for member in heard)
+        places = [i for i, member in enumerate(population.members) if member.index in indices]
+        said = {s: np.asarray(fusion(stack[places])) for s, stack in stacks.items()}
+        together.append(Fused("fusion", with_average(name, average), indices, said, average))
     return single, together
 
 

@@ -23,7 +23,15 @@ from polyfuse.checkpoints import safetensors
 from polyfuse.errors import DataError, RunError, printable
 from polyfuse.labels import read_index
 from polyfuse.leaks import trained_mask
-from polyfuse.members import SCHEMA, Floats, Member, fitted, open_member, write_arrays
+from polyfuse.members import (
+    FIRST_ADDED,
+    SCHEMA,
+    Floats,
+    Member,
+    fitted,
+    open_member,
+    write_arrays,
+)
 from polyfuse.tasks import CLASSES, kept, meant
 
 FITTED = "fitted"  # the kind of a fusion that was fitted on held-out rows
@@ -201,8 +209,13 @@ class Population:
 
     @property
     def for_fusions(self) -> "Population":
-        """The members that fusions are made of; all where there is none of them yet."""
-        fused = tuple(member for member in self.members if member.fused)
+        """The members that fusions are made of; all where there is none of them yet.
+
+        Those that boosting has dropped are none: see `training.rounds`.
+        """
+        ends = [m.record["kept"] for m in self.members if "kept" in m.record]
+        dropped = range(min(ends), FIRST_ADDED) if ends else ()
+        fused = tuple(m for m in self.members if m.fused and m.index not in dropped)
         return replace(self, members=fused or self.members)
 
     def base_predictions(self, split: str) -> NDArray[np.float64]:
