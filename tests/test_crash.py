@@ -148,4 +148,5 @@ def test_every_file_of_the_run_folder_was_seen(watched):
     opened = {Path(path).name for event, path, _ in events if event == "open"}
     files = {path.name for path in run.rglob("*") if path.is_file()}
     assert files - opened == set()
-    assert {"model.safetensors", "member.json", "fusion.json", "leaderboard.json"} <= files
+    wanted = {"model.safetensors", "member.json", "fusion.json", "leaderboard.json"}
+    assert wanted | {"member 0.csv", "member 1.csv"} <= files
