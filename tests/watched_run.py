@@ -14,6 +14,7 @@ import numpy as np
 
 import polyfuse
 from polyfuse import durable
+from polyfuse.fit.logging import csv
 
 CHANGES = frozenset(
     [
@@ -64,7 +65,7 @@ def main(root: Path) -> None:
     task = polyfuse.Task(
         partial(polyfuse.mlp, inputs=8, classes=2, hidden=4),
         polyfuse.Splits(data, data, data),
-        polyfuse.FitOptions(epochs=1),
+        polyfuse.FitOptions(epochs=1, logger=csv),
     )
     with durable.locked(root):
         population = polyfuse.train(polyfuse.kfold(data, folds=2), task, root)

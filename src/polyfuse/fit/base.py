@@ -181,7 +181,8 @@ class FitOptions:
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-_NO_NUMBER = frozenset({"start", "on_nan", "logger", "together"})
+MAY_CHANGE = frozenset({"on_nan", "logger"})  # while a run is under way
+_NO_NUMBER = frozenset({"start", "together", *MAY_CHANGE})
 _NEWER: dict[str, Any] = {
     "averaging": {},
     "class_weights": None,

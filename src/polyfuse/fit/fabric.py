@@ -53,5 +53,6 @@ def tensorboard_logger(folder: str, name: str) -> Any:
         return TensorBoardLogger(folder, name, version="", purge_step=0)
     except ModuleNotFoundError:
         raise MissingExtraError(
-            "the logger tensorboard needs a package that is not installed: pip install tensorboard"
+            "the logger tensorboard needs tensorboard, which is not installed: "
+            "pip install tensorboard"
         ) from None

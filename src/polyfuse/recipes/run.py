@@ -5,7 +5,7 @@ import inspect
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from polyfuse.compare import compare_fusions
 from polyfuse.data.base import Splits, task_of
 from polyfuse.determinism import seeded
 from polyfuse.errors import RecipeError, RunError, printable
+from polyfuse.fit.base import MAY_CHANGE
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
@@ -189,13 +190,20 @@ def _trained(root: Path) -> bool:
 
 def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
     check_record(root, record)
-    found = list(recipe_source.differences(record["recipe"], json.loads(json.dumps(plan.tree))))
+    was, now = _decisive(record["recipe"]), _decisive(json.loads(json.dumps(plan.tree)))
+    found = list(recipe_source.differences(was, now))
     if found:
         shown = [f"{key} is {was!r} there and {now!r} here" for key, was, now in found[:5]]
         raise RunError(
             f"'{root}' was made by another recipe: {printable('; '.join(shown), 500)}; "
             "name a new folder with --out, or use the old recipe to go on with it"
         )
+
+
+def _decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a recipe decides its numbers."""
+    fit = {key: value for key, value in (tree.get("fit") or {}).items() if key not in MAY_CHANGE}
+    return {**tree, "fit": fit or None}
 
 
 def data_of(plan: Plan, progress: Progress = silent) -> Splits:
