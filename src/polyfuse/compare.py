@@ -49,6 +49,7 @@ def compare_fusions(
     metrics: Sequence[str] = (),
     replicates: int = 2000,
     seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> Scoreboard:
     """Score every member and every fusion; keep fusions and leaderboard in the RUN folder.
 
@@ -74,6 +75,7 @@ def compare_fusions(
         metrics: names out of `MORE_METRICS` that are shown beside those of the task.
         replicates: of the bootstrap; where rows have groups, whole groups are drawn.
         seed: of the bootstrap.
+        notes: what else its reader must know, a sentence each.
 
     Returns:
         The scoreboard; its document is in `leaderboard.json`.
@@ -122,7 +124,7 @@ def compare_fusions(
     document["out_of_fold"] = score_out_of_fold(
         population, judged, scored["test"], replicates=replicates, seed=seed
     )
-    document["notes"] = _notes(population, soups)
+    document["notes"] = [*_notes(population, soups), *notes]
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
     return Scoreboard(document)
@@ -243,7 +245,18 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
             "No out-of-fold scores: the members started from weights that may have learned from "
             "rows that a fold holds out."
         )
-    return notes
+    return notes + _pruned(population)
+
+
+def _pruned(population: Population) -> list[str]:
+    """Say which members were left out of fusions by a choice that validation has made."""
+    names = [member.name for member in population.members if member.record.get("pruned")]
+    if not names:
+        return []
+    return [
+        f"Left out of fusions by greedy selection on validation: {', '.join(names)}. The scores of "
+        "fusions on validation have seen this choice; those on test have not."
+    ]
 
 
 def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]) -> dict[str, Any]:

@@ -165,6 +165,8 @@ def test_snapshots_that_hurt_are_members_and_no_part_of_fusions(tmp_path):
     board = polyfuse.compare_fusions(found, replicates=50)
     assert board.row("mean_probability")["members"] == sorted(kept)
     assert board.row("member 0")["members"] == [0]
+    (note,) = board.document["notes"]
+    assert note.startswith("Left out of fusions by greedy selection on validation: member ")
 
 
 def test_snapshots_are_chosen_on_validation_never_on_test(tmp_path):

@@ -98,7 +98,7 @@ def pruned(work: Work) -> Iterable[Made]:
     made = list(at_ends(work))
     helpful = _helpful(made, work.task.splits)
     for place, each in enumerate(made):
-        facts = {} if place in helpful else {"fused": False}
+        facts = {} if place in helpful else {"fused": False, "pruned": True}
         yield each._replace(facts={**each.facts, **facts})
 
 
