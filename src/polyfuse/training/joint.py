@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polyfuse.classical import inner_slice
-from polyfuse.data.base import Split
+from polyfuse.data.base import Split, task_of
 from polyfuse.errors import TrainingError
 from polyfuse.fit import Fitted
 from polyfuse.losses import Loss, Mean, loss_of_mean, negative_correlation_loss
@@ -49,7 +49,7 @@ def joint(
     split: Split,
     *,
     members: int = 5,
-    mean: Mean = "probability",
+    mean: Mean | None = None,
     stop_fraction: float = 0.1,
     seed: int = 0,
 ) -> Planned:
@@ -62,18 +62,20 @@ def joint(
     Args:
         split: the training split.
         members: 2 or more.
-        mean: of the members' "probability" (softmax over the last axis) or of their "output".
+        mean: of the members' "probability" (softmax over the last axis) or of their "output"; None
+            is "probability" of classes, and "output" of any other task.
         stop_fraction: share of the rows that choose the epoch, by the loss of the mean.
         seed: decides rows, initial weights, data order.
 
     Raises:
-        TrainingError: fewer than two members.
+        TrainingError: fewer than two members, or a mean that does not fit the task.
 
     Example:
         >>> from polyfuse import Arrays
         >>> joint(Arrays(np.zeros((10, 2)), np.zeros(10, int)), members=3).jobs([])[0].count
         3
     """
+    mean = _mean(split, mean)
     loss = partial(loss_of_mean, mean=mean)
     facts = {"strategy": "joint", "mean": mean}
     return _plan(split, members, loss, loss, facts, stop_fraction, seed)
@@ -84,7 +86,7 @@ def negative_correlation(
     *,
     members: int = 5,
     strength: float = 0.5,
-    mean: Mean = "probability",
+    mean: Mean | None = None,
     stop_fraction: float = 0.1,
     seed: int = 0,
 ) -> Planned:
@@ -98,12 +100,13 @@ def negative_correlation(
         split: the training split.
         members: 2 or more.
         strength: 0 trains each alone, 1 is joint training of the mean.
-        mean: of the members' "probability" (softmax over the last axis) or of their "output".
+        mean: as for `joint`.
         stop_fraction: share of the rows that choose the epoch.
         seed: decides rows, initial weights, data order.
 
     Raises:
-        TrainingError: fewer than two members, or a strength outside 0 to 1.
+        TrainingError: fewer than two members, a strength outside 0 to 1, or a mean that does not
+            fit the task.
 
     Example:
         >>> from polyfuse import Arrays
@@ -112,9 +115,20 @@ def negative_correlation(
     """
     if not 0 <= strength <= 1:
         raise TrainingError(f"strength={strength}; it must be from 0 (each alone) to 1 (the mean)")
+    mean = _mean(split, mean)
     loss = partial(negative_correlation_loss, strength=strength, mean=mean)
     facts = {"strategy": "negative_correlation", "strength": strength, "mean": mean}
     return _plan(split, members, loss, partial(loss_of_mean, mean=mean), facts, stop_fraction, seed)
+
+
+def _mean(split: Split, mean: Mean | None) -> Mean:
+    """Return what is averaged: only of classes is the softmax of outputs a probability."""
+    task = task_of(split)
+    if mean == "probability" and task != "classification":
+        raise TrainingError(
+            f"mean='probability' is of classes, by a softmax, and the task is {task}; type 'output'"
+        )
+    return mean or ("probability" if task == "classification" else "output")
 
 
 def _plan(
