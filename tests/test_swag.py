@@ -28,7 +28,7 @@ def draw(found, seed=0, **options):
 def test_moments_are_those_of_numpy(count, rank):
     given = iterates(count)
     found = moments(iter(given), rank=rank)
-    assert found.count == count
+    assert found.iterates == count
     assert len(found.deviations) == min(count, rank)
     for name in given[0]:
         values = np.stack([each[name].double().numpy() for each in given])

@@ -139,7 +139,7 @@ def use_statistics_of(model: nn.Module, batch: Tensor) -> None:
 def _biased(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
     """Turn the unbiased variance that torch keeps into the one that it normalises with."""
     values = output.numel() // output.shape[1]
-    layer.running_var *= (values - 1) / values  # type: ignore[operator]  # batch_norms chose it
+    layer.get_buffer("running_var").mul_((values - 1) / values)
 
 
 class _Rows:

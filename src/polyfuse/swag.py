@@ -22,13 +22,13 @@ class Moments(NamedTuple):
     """What is known of the iterates; tensors are fp64, on the CPU.
 
     Attributes:
-        count: of iterates.
+        iterates: how many.
         mean: of each weight.
         squares: sum of squared distances to the mean, of each weight.
         deviations: the last iterates, the oldest first, each less the mean up to it.
     """
 
-    count: int
+    iterates: int
     mean: Weights
     squares: Weights
     deviations: tuple[Weights, ...]
@@ -46,7 +46,7 @@ def moments(iterates: Iterable[Weights], *, rank: int = 10) -> Moments:
 
     Example:
         >>> found = moments([{"w": torch.tensor([v])} for v in (1.0, 3.0, 5.0)])
-        >>> found.mean["w"], found.squares["w"] / found.count
+        >>> found.mean["w"], found.squares["w"] / found.iterates
         (tensor([3.], dtype=torch.float64), tensor([2.6667], dtype=torch.float64))
         >>> [round(float(each["w"]), 3) for each in found.deviations]
         [0.0, 1.0, 2.0]
@@ -56,9 +56,9 @@ def moments(iterates: Iterable[Weights], *, rank: int = 10) -> Moments:
     found = Moments(0, {}, {}, ())
     for iterate in iterates:
         found = _with(found, iterate, rank)
-    if found.count < 2:
+    if found.iterates < 2:
         raise TrainingError(
-            f"{found.count} iterates have no variance; collect the weights of 2 epochs or more"
+            f"{found.iterates} iterates have no variance; collect the weights of 2 epochs or more"
         )
     return found
 
@@ -66,8 +66,8 @@ def moments(iterates: Iterable[Weights], *, rank: int = 10) -> Moments:
 def _with(found: Moments, iterate: Weights, rank: int) -> Moments:
     """Return the moments with one more iterate (Welford's update)."""
     wide = {name: value.detach().cpu().double() for name, value in iterate.items()}
-    count = found.count + 1
-    before = found.mean if found.count else {n: torch.zeros_like(v) for n, v in wide.items()}
+    count = found.iterates + 1
+    before = found.mean if found.iterates else {n: torch.zeros_like(v) for n, v in wide.items()}
     mean = {name: before[name] + (value - before[name]) / count for name, value in wide.items()}
     apart = {name: value - mean[name] for name, value in wide.items()}
     squares = {
@@ -104,7 +104,7 @@ def sample(found: Moments, generator: torch.Generator, *, scale: float = 0.5) ->
     drawn = {}
     for name, mean in found.mean.items():
         own = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-        deviation = (scale * found.squares[name] / found.count).sqrt()
+        deviation = (scale * found.squares[name] / found.iterates).sqrt()
         low_rank = [z * each[name] for z, each in zip(shared, found.deviations, strict=True)]
         drawn[name] = mean + deviation * own + torch.stack(low_rank).sum(0)
     return drawn
