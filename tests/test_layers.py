@@ -101,7 +101,7 @@ FLOORS = [
     ["weights"],
     ["training.base"],
     ["training.rounds", "training.rows"],
-    ["training.joint"],
+    ["training.joint", "training.together"],
     ["training.one_run"],
     ["soups", "training", "synthesis", "foreign", "foreign_weights"],
     ["fitted_fusions"],

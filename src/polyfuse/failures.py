@@ -21,7 +21,7 @@ class Failure(NamedTuple):
         result: why, and after how many attempts.
     """
 
-    members: range
+    members: Sequence[int]
     result: Result
 
     @property

@@ -194,7 +194,7 @@ def test_plans_of_nothing_are_refused(plan, options, message):
 
 def test_one_model_twice_is_refused(tmp_path):
     model = normed()
-    with pytest.raises(TrainingError, match="the same object twice"):
+    with pytest.raises(TrainingError, match="returns the same object again"):
         polyfuse.train(joint(tiny.splits().train), task(lambda: model), tmp_path)
 
 

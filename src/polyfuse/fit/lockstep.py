@@ -112,8 +112,15 @@ def fit_together(
                 if member in active and member not in run.faults:
                     log.tell(member.history[-1:])
             done = max(len(member.history) for member in active)
-            notify(done, options.epochs, f"in lock-step: {len(active)} members")
+            notify(done, options.epochs, _note(active))
     return run.fitted()
+
+
+def _note(active: Sequence[Training]) -> str:
+    last = [member.history[-1] for member in active if member.history]
+    losses = [epoch.get("stopping_loss", epoch["loss"]) for epoch in last]
+    shown = f"loss {min(losses):.3f} to {max(losses):.3f}, " if losses else ""
+    return f"{shown}{len(active)} members in lock-step"
 
 
 class Lockstep:
@@ -148,7 +155,7 @@ class Lockstep:
         """Train these members for one epoch, evaluate each, and keep what is its best so far."""
         number = len(active[0].history)
         with seeded(active[0].seed, number):
-            losses = self.learn(active, number)
+            losses = self.take_steps(active, number)
         self.optimizer.show()
         for member, loss in zip(active, losses, strict=True):
             try:
@@ -156,7 +163,7 @@ class Lockstep:
             except Diverged as fault:
                 self.faults[member] = fault
 
-    def learn(
+    def take_steps(
         self, active: Sequence[Training], number: int, batches: int | None = None
     ) -> list[float]:
         """Take the steps of one epoch, or its first batches; return the mean training losses."""
@@ -166,7 +173,7 @@ class Lockstep:
         draws = self.stack.generators = self._generators(active, number)
         augments = [torch.Generator().manual_seed(draw.initial_seed()) for draw in draws]
         seen: list[tuple[list[int], int, Tensor]] = []
-        for i in range(order.count if batches is None else batches):
+        for i in range(order.count)[:batches]:
             for size, who in _by_size([len(each[i]) for each in places]).items():
                 some = [active[place] for place in who]
                 batch = self.feed(some, [places[p][i] for p in who], [augments[p] for p in who])
@@ -199,8 +206,12 @@ class Lockstep:
     def save(self, path: Path | None) -> None:
         """Keep the progress of all members in one file."""
         if path is not None:
-            tree = {member.key: member.state() for member in self.members}
-            progress.save(path, _KEY, tree)
+            progress.save(path, _KEY, {member.key: self._state(member) for member in self.members})
+
+    def _state(self, member: Training) -> dict[str, Any]:
+        fault = self.faults.get(member)
+        state = member.state() if member.history else None
+        return {"state": state, "fault": None if fault is None else str(fault)}
 
     def restore(self, path: Path | None) -> None:
         """Continue from the file, where there is one; it may have more members than these."""
@@ -210,7 +221,11 @@ class Lockstep:
         if any(member.key not in tree for member in self.members):
             raise progress.foreign(path)
         for member in self.members:
-            member.load(tree[member.key])
+            kept = tree[member.key]
+            if kept["state"] is not None:
+                member.load(kept["state"])
+            if kept["fault"] is not None:
+                self.faults[member] = Diverged(kept["fault"])
 
     def fitted(self) -> list[Fitted | TrainingError]:
         """Return what has been trained, or why not, for each member."""

@@ -102,7 +102,7 @@ class Training:
         """
         number = len(self.history)
         with seeded(self.seed, number):
-            loss = self._learn(number)
+            loss = self.take_steps(number)
         self.end_epoch(loss)
 
     def end_epoch(self, loss: float) -> None:
@@ -133,13 +133,13 @@ class Training:
         """Return a copy of the weights of now, on the CPU."""
         return {k: v.detach().cpu().clone() for k, v in self.bare.state_dict().items()}
 
-    def _learn(self, number: int) -> float:
-        """Take the steps of one epoch; return the mean training loss."""
-        batches = self.order.batches(number)
+    def take_steps(self, number: int, batches: int | None = None) -> float:
+        """Take the steps of one epoch, or its first batches; return the mean training loss."""
+        parts = self.order.batches(number)[:batches]
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.model.train()
         total, since = 0.0, 0
-        for i, places in enumerate(batches):
+        for i, places in enumerate(parts):
             last = self.order.ends_step(i)
             loss = self._gradients(places, generator, self.order.share(i), last=last)
             total += self._finite(loss, number) * len(places)
@@ -149,7 +149,7 @@ class Training:
                 if self.tracked:
                     self.tracked.step(since)
                 since = 0
-        return total / self.order.rows
+        return total / sum(map(len, parts))
 
     def _gradients(
         self, places: Rows, generator: torch.Generator, share: int, *, last: bool

@@ -1,7 +1,8 @@
 """Carry a strategy to its end: train what is missing, commit each member, resume anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from polyfuse import durable, failures
 from polyfuse.budget import STARTED, Budget
 from polyfuse.data.base import Rows, Split, Splits, task_of, truth_of
 from polyfuse.determinism import seeded, threads
-from polyfuse.errors import RunError, printable
+from polyfuse.errors import RunError, TrainingError, printable
 from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
 from polyfuse.inference import check_labels, predict
@@ -26,6 +27,16 @@ from polyfuse.runners.local import LocalRunner
 from polyfuse.start import begin, digest_of
 from polyfuse.tasks import mean_of
 from polyfuse.training.base import Job, Made, Strategy, Task, Work
+from polyfuse.training.together import (
+    Group,
+    Unit,
+    forget,
+    jobs_of,
+    made_together,
+    member_file,
+    resume_file,
+    units_of,
+)
 
 __all__ = ["Task", "train", "train_job"]
 
@@ -71,6 +82,7 @@ def train(
     durable.make_folder(root / "members")
     durable.make_folder(root / "resume")
     _check(task)
+    _refuse_other_models(strategy, task)
     with durable.locked(root):
         durable.remove_leftovers(root)
         write_labels(root, task.splits)
@@ -98,6 +110,8 @@ def _train_missing(
         _refuse_unseen(root, finished, done)
         if len(finished) < len(jobs):  # the deadline has passed
             break
+    else:
+        forget(root)
     _forget_progress(root, done, ())
     return Population.open(root)
 
@@ -114,23 +128,27 @@ def _carry_out(
     # Absolute, because a worker's working folder may be another one.
     function = partial(train_job, task=task, root=root.absolute(), deadline=deadline)
     budget = Budget(deadline)
+    epochs = task.options.epochs
+    units = units_of(jobs, task, root, runner, lambda i, note: watch(i, 0, epochs, note))
 
     def seen(number: int, done: float, total: float, note: str) -> None:
         said = budget.begun(number) if note == STARTED else note
         if said is not None:
-            watch(jobs[number].index, done, total, said)
+            for job in jobs_of(units[number]):
+                watch(job.index, done, total, said)
 
-    failed, finished = [], []
-    for result in runner.map(function, jobs, seen):
-        job = jobs[result.number]
+    failed: list[Failure] = []
+    finished: list[Job] = []
+    for result in runner.map(function, units, seen):
+        unit = units[result.number]
         budget.ended(result.number)
         if result.error:
-            failed.append(Failure(job.indices, result))
+            failed.append(Failure(unit.indices, result))
         elif result.value:
-            finished.append(job)
-            epochs = (job.options or task.options).epochs
+            finished += jobs_of(unit)
+            epochs = (unit.options or task.options).epochs
             note = "done" if result.attempts == 1 else f"done, at attempt {result.attempts}"
-            for index in job.indices:
+            for index in unit.indices:
                 watch(index, epochs, epochs, note)
     return failed, finished
 
@@ -149,7 +167,7 @@ def _refuse_unseen(root: Path, finished: Sequence[Job], done: Sequence[Member]) 
 def _forget_progress(root: Path, done: Sequence[Member], jobs: Sequence[Job]) -> None:
     """Remove the progress of jobs that were killed after their members were committed."""
     for index in {member.index for member in done} - {job.index for job in jobs}:
-        durable.remove(_resume_file(root, index))
+        durable.remove(member_file(root, index))
 
 
 def _done(root: Path) -> tuple[Member, ...]:
@@ -158,9 +176,11 @@ def _done(root: Path) -> tuple[Member, ...]:
 
 
 def train_job(
-    job: Job, notify: Notify, *, task: Task, root: Path, deadline: float | None = None
+    job: Unit, notify: Notify, *, task: Task, root: Path, deadline: float | None = None
 ) -> bool:
-    """Do a job and commit its members; return whether it is done (it is not when time ran out).
+    """Do a job, or a group of them, and commit its members; return whether that is done.
+
+    It is not when time ran out.
 
     Example:
         >>> train_job.__name__
@@ -168,17 +188,34 @@ def train_job(
     """
     if Budget(deadline).is_up():
         return False
-    resume = _resume_file(root, job.index)
-    work = Work(job, task, root, resume, deadline, notify)
-    notify(0, work.options.epochs, STARTED)
-    with seeded(job.seed), threads(work.options.threads):
+    options = job.options or task.options
+    resume = resume_file(root, job)
+    works = [Work(each, task, root, resume, deadline, notify) for each in jobs_of(job)]
+    notify(0, options.epochs, STARTED)
+    with seeded(works[0].job.seed), threads(options.threads):
         try:
-            for index, made in zip(job.indices, job.how(work), strict=True):
-                _commit(index, made, work)
+            if isinstance(job, Group):
+                _commit_group(job, works)
+            else:
+                [work] = works
+                for index, made in zip(job.indices, job.how(work), strict=True):
+                    _commit(index, made, work)
         except OutOfTime:
             return False
     durable.remove(resume)
     return True
+
+
+def _commit_group(group: Group, works: Sequence[Work]) -> None:
+    """Train members in lock-step and commit those that did not fail."""
+    failed = []
+    for work, made in made_together(group, works):
+        if isinstance(made, Made):
+            _commit(work.job.index, made, work)
+        else:
+            failed.append(f"member {work.job.index}: {made}")
+    if failed:
+        raise TrainingError("\n".join(failed))
 
 
 def _refuse_other_options(member: Member, task: Task) -> None:
@@ -187,10 +224,6 @@ def _refuse_other_options(member: Member, task: Task) -> None:
             f"'{member.path}' was trained with other options: "
             f"{printable(member.record.get('options'), 600)}; name another folder, or use those"
         )
-
-
-def _resume_file(root: Path, index: int) -> Path:
-    return root / "resume" / f"{index:03d}.safetensors"
 
 
 def _commit(index: int, made: Made, work: Work) -> None:
@@ -272,10 +305,59 @@ def _out_of_fold(
 
 def _check(task: Task) -> None:
     """Refuse data that do not fit the models before any time is spent."""
-    for factory in task.factories:
-        with seeded(0):
-            model = factory()
+    made = [_made_twice(factory) for factory in task.factories]
+    _refuse_shared([model for both in made for model in both])
+    for model, _ in made:
         begin(model, task.options.start)
         for name, split in task.splits._asdict().items():
             if split.labels is not None or name != "test":
                 check_labels(model, split, np.arange(min(2, len(split))))
+
+
+def _made_twice(factory: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    if isinstance(factory, nn.Module):
+        raise TrainingError(
+            f"the task's factory is a {type(factory).__name__}, a model; bring a function that "
+            "builds a new one: lambda: Net()"
+        )
+    with seeded(0):
+        return factory(), factory()
+
+
+def _refuse_shared(models: Sequence[nn.Module]) -> None:
+    """Refuse factories that hand out the same object, or parts of it, again: no member is its own.
+
+    The models are all alive, so that no address is used twice. Modules without parameters and
+    buffers, such as an activation, may be shared.
+    """
+    seen: set[int] = set()
+    for model in models:
+        held = [(name, m) for name, m in model.named_modules() if m is model or _holds(m)]
+        parts: list[tuple[str, Any]] = [(name or "the model itself", m) for name, m in held]
+        parts += model.named_parameters()
+        shared = [name for name, part in parts if id(part) in seen]
+        if shared:
+            more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
+            raise TrainingError(
+                "a model factory returns the same object again, so that training one member would "
+                f"change the others: {printable(', '.join(shared[:3]))}{more}; build the model "
+                "inside the function: lambda: Net(), not lambda: net"
+            )
+        seen |= {id(part) for _, part in parts}
+
+
+def _holds(module: nn.Module) -> bool:
+    return any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False)))
+
+
+def _refuse_other_models(strategy: Strategy, task: Task) -> None:
+    """Refuse jobs that name a model which the task lacks, and models that no job trains."""
+    jobs, count = strategy.jobs([]), len(task.factories)
+    named = {job.factory for job in jobs}
+    known = sum(job.count for job in jobs) == strategy.size([])  # else later rounds may name more
+    if max(named, default=0) >= count or (known and jobs and len(named) < count):
+        raise TrainingError(
+            f"the task has {count} model factories, and the strategy trains {len(named)} of "
+            f"{max(named, default=0) + 1}: tell it how many, as in heterogeneous(..., "
+            f"factories={count})"
+        )
