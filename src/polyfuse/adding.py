@@ -176,7 +176,7 @@ def _listed(root: Path) -> list[str]:
     if not (root / "run.json").is_file():
         return []
     tree = Run(root).recipe
-    specs = [*(tree.get("fusions") or []), *(tree.get("soups") or [])]
+    specs = [spec for key in ("fusions", "soups", "combine") for spec in tree.get(key) or []]
     names = [spec if isinstance(spec, str) else spec["name"] for spec in specs]
     return [str(name).rpartition(":")[2] for name in names]
 

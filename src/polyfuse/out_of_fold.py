@@ -46,8 +46,8 @@ def score_out_of_fold(
     if labels is None:
         return None
     outputs = population.stack("train")
-    heard = np.isfinite(outputs.reshape(*outputs.shape[:2], -1)).all(-1)
-    said = heard.any(0)
+    heard = np.asarray(np.isfinite(outputs.reshape(*outputs.shape[:2], -1)).all(-1))
+    said = np.asarray(heard.any(0))
     if not said.any():
         return None
     task, (name, metric) = population.task, next(iter(metrics.items()))

@@ -129,7 +129,7 @@ class Scoreboard:
         cost = [_COSTS[name](row.get(name)) for name in self._costs().values()]
         if self._tells_out_of_fold(split):
             told = (row.get("out_of_fold") or {}).get(metric)
-            cost.insert(0, _number({"value": told}, metric))
+            cost.insert(0, _number(None if told is None else {"value": told}, metric))
         return [row["name"], spread(scores[metric], metric), *others, gain, *cost]
 
     def _tells_out_of_fold(self, split: str) -> bool:

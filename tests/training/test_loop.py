@@ -12,6 +12,7 @@ from polyfuse import Arrays, LocalRunner, Population, Splits, kfold
 from polyfuse.determinism import seeded
 from polyfuse.errors import DataError, RunError, TrainingError
 from polyfuse.optimizers import adamw
+from polyfuse.training import STRATEGIES
 from polyfuse.training.loop import Task
 
 
@@ -248,3 +249,76 @@ def test_members_of_other_options_are_refused_and_stay(clean, tmp_path):
     with pytest.raises(RunError, match="000' was trained by another plan than the 2 members"):
         polyfuse.train(plan(tiny.splits(), folds=2), tiny.task(), tmp_path)
     assert tiny.hashes(tmp_path) == tiny.hashes(clean.path)
+
+
+# Factories --------------------------------------------------------------------------------------
+
+NET = torch.nn.Linear(4, 2)
+TRUNK = torch.nn.BatchNorm1d(4, affine=False)
+ACTIVATION = torch.nn.ReLU()
+
+
+def the_same():
+    return NET
+
+
+def a_shared_head():
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), NET)
+
+
+def a_shared_trunk():
+    return torch.nn.Sequential(TRUNK, torch.nn.Linear(4, 2))
+
+
+def a_shared_weight():
+    own = torch.nn.Linear(4, 2)
+    own.weight = NET.weight
+    return own
+
+
+def a_shared_activation():
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), ACTIVATION, torch.nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("factory", "named"),
+    [
+        (the_same, "the model itself, weight, bias; build"),
+        (a_shared_head, "1, 1.weight, 1.bias; build"),
+        (a_shared_trunk, "0; build"),
+        (a_shared_weight, "weight; build"),
+    ],
+)
+def test_a_factory_that_hands_out_the_same_parts_again_is_refused(factory, named, tmp_path):
+    broken = Task(factory, tiny.splits(), tiny.task().options)
+    with pytest.raises(TrainingError) as caught:
+        polyfuse.train(plan(tiny.splits()), broken, tmp_path)
+    assert str(caught.value).startswith("a model factory returns the same object again, so that ")
+    assert named in str(caught.value)
+    assert list((tmp_path / "members").iterdir()) == []
+
+
+def test_two_factories_that_share_parts_are_refused(tmp_path):
+    data = tiny.splits()
+    trunk = torch.nn.Linear(4, 4)
+    nets = [tiny.task().factory, lambda: torch.nn.Sequential(trunk, torch.nn.Linear(4, 2))]
+    both = Task(nets, data, tiny.task().options)
+    with pytest.raises(TrainingError, match="returns the same object again"):
+        polyfuse.train(STRATEGIES["heterogeneous"](data.train, factories=2), both, tmp_path)
+
+
+def test_modules_that_hold_nothing_may_be_shared(tmp_path):
+    task = Task(a_shared_activation, tiny.splits(), tiny.task().options)
+    assert len(polyfuse.train(plan(tiny.splits(), 2), task, tmp_path).members) == 2
+
+
+def test_a_model_is_no_factory(tmp_path):
+    broken = Task(torch.nn.Linear(4, 2), tiny.splits(), tiny.task().options)
+    with pytest.raises(TrainingError, match="factory is a Linear, a model; bring a function"):
+        polyfuse.train(plan(tiny.splits()), broken, tmp_path)
+
+
+def test_several_models_need_a_strategy_that_trains_them(tmp_path):
+    two = Task([tiny.task().factory] * 2, tiny.splits(), tiny.task().options)
+    with pytest.raises(TrainingError, match=r"the task has 2 model factories.*heterogeneous\("):
+        polyfuse.train(plan(tiny.splits()), two, tmp_path)

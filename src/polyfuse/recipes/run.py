@@ -25,6 +25,7 @@ from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
+from polyfuse.recipes.fits import has_fits, make_fits, refuse_unfit
 from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
@@ -190,8 +191,8 @@ def _trained(root: Path) -> bool:
 
 def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
     check_record(root, record)
-    was, now = _decisive(record["recipe"]), _decisive(json.loads(json.dumps(plan.tree)))
-    found = list(recipe_source.differences(was, now))
+    before, after = _decisive(record["recipe"]), _decisive(json.loads(json.dumps(plan.tree)))
+    found = list(recipe_source.differences(before, after))
     if found:
         shown = [f"{key} is {was!r} there and {now!r} here" for key, was, now in found[:5]]
         raise RunError(
@@ -244,7 +245,7 @@ def _check_model(plan: Plan, factory: Callable[[], nn.Module], splits: Splits) -
             fact = f"fusions: {name} does not fit the task: {printable(error)}"
             raise RecipeError(fact) from error
         if said.shape != (decided.get(task) if said.dtype.kind in "iu" else outputs.shape):
-            fits = "numbers" if task == "regression" else "probabilities"
+            fits = "probabilities" if task in decided else "numbers"
             other = f" or int64 classes {decided[task]}" if task in decided else ""
             raise RecipeError(
                 f"fusions: {name} maps {(2, *outputs.shape)} to {said.dtype} of {said.shape}; it "
@@ -261,6 +262,7 @@ def _train(
     progress: Progress,
 ) -> tuple[Population, Strategy]:
     strategy: Strategy = plan.strategy(splits.train)
+    refuse_unfit(plan.fits, strategy, splits)
     done = Population.open(root).trained_here.members
     size = strategy.size(done)
     watch = _Watch(size, len(done), progress)
@@ -318,6 +320,7 @@ def _compare(
             f"the time was up before any of {strategy.size([])} members was done; "
             "run the same command again to go on, with more --minutes"
         )
+    unfinished = strategy.jobs(population.trained_here.members)
     with contextlib.suppress(RunError):  # missing or damaged: made again
         board = read_scoreboard(population.path)
         averages = [None, *plan.options.averaging]
@@ -327,10 +330,13 @@ def _compare(
         fitted = {name for name, now in population.fits.items() if now}
         made_of = board.document.get("population")
         whole = fitted <= shown and all(record.is_file() for record in records)
+        whole = whole and (bool(unfinished) or has_fits(population, plan.fits))
         if whole and made_of == population.fingerprint():
             return board
     own = population.trained_here
     make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
+    fits = () if unfinished else plan.fits
+    notes = make_fits(population, fits, seed=plan.seed, progress=progress)
     times = {}
     for i, member in enumerate(own.members):
         times[member.index] = milliseconds_per_image(
@@ -346,4 +352,5 @@ def _compare(
         metrics=plan.metrics,
         replicates=plan.replicates,
         seed=plan.seed,
+        notes=notes,
     )

@@ -35,6 +35,7 @@ from polyfuse.recipes.components import (
     schema_of,
     validated,
 )
+from polyfuse.recipes.fits import Fit, listed_fits
 from polyfuse.recipes.soups import SOUPS
 from polyfuse.recipes.source import Path_, Source, unknown
 from polyfuse.row_scores import MORE_METRICS, all_metrics
@@ -77,6 +78,7 @@ class _Recipe(Strict):
     averaging: Any = None
     fusions: list[Any] = limits(default_factory=list)
     soups: list[Any] = limits(default_factory=list)
+    combine: list[Any] = limits(default_factory=list)
     scoreboard: Any = None
 
 
@@ -96,6 +98,7 @@ class Plan:
         soups: what makes one model of the members' weights, by name.
         replicates: of the bootstrap.
         metrics: names that are shown beside those of the task.
+        fits: fusions that are fitted once the members are trained.
     """
 
     tree: Mapping[str, Any]
@@ -109,6 +112,7 @@ class Plan:
     soups: Mapping[str, Callable[..., Any]]
     replicates: int
     metrics: tuple[str, ...] = ()
+    fits: tuple[Fit, ...] = ()
 
     @property
     def factory(self) -> Callable[[], Any]:
@@ -181,6 +185,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     _refuse_apart(source, len(models), found["training"])
     options = _fit_options(source, found, _averages(source, trusted))
     fusions, soups = _listed(source, trusted)
+    fits = listed_fits(source)
     _refuse_weightless(source, fusions, found["training"])
     for i, name in enumerate(scoreboard.metrics if scoreboard else ()):
         if name not in MORE_METRICS:
@@ -204,6 +209,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         soups=soups,
         replicates=scoreboard.replicates,
         metrics=tuple(scoreboard.metrics),
+        fits=fits,
     )
 
 
