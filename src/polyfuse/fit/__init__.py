@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from polyfuse.data.base import Rows, Split
 from polyfuse.determinism import threads
@@ -23,12 +24,16 @@ from polyfuse.fit.base import (
     silent,
     timed,
 )
+from polyfuse.fit.devices import spread
 from polyfuse.fit.fabric import fabric_of
 from polyfuse.fit.logging import logged
 from polyfuse.fit.tracked import Kept
 from polyfuse.fit.training import Training
 from polyfuse.inference import check_labels
 from polyfuse.start import begin
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = [
     "Accelerator",
@@ -88,6 +93,7 @@ def fit_member(
     Raises:
         TrainingError: the loss became NaN or infinite, or an option does not fit the data.
         DataError: the model's output does not fit the labels.
+        TrainingError: with several devices, what cannot be pickled, or a process that died.
         CheckpointError: the resume file is damaged or belongs to other training; or the weights
             to start from do not fit the model.
         OutOfTime: the deadline has passed.
@@ -105,14 +111,47 @@ def fit_member(
     begin(model, options.start)
     if not checked:
         check_labels(model, split, learn)
-    with threads(options.threads), logged(options.logger, log) as told:
-        run = Training(
-            model, split, learn, stop, options, seed, weights, collect, fabric_of(options)
-        )
+    fabric, rows = fabric_of(options), (learn, stop)
+    given = (split, *rows, options, seed, weights, collect, resume, deadline, log)
+    if options.devices == 1:
+        return _train(fabric, notify, model, *given)
+    fitted: Fitted
+    fitted, last = spread(fabric, partial(_train_a_part, model, given), notify)
+    model.load_state_dict(last)
+    return fitted
+
+
+def _train_a_part(
+    model: nn.Module, given: tuple[Any, ...], fabric: "Fabric", notify: Notify
+) -> tuple[Fitted, dict[str, Tensor]]:
+    """Train on one of several devices; return the weights of the last epoch, too."""
+    fitted = _train(fabric, notify, model, *given)
+    return fitted, {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def _train(
+    fabric: "Fabric",
+    notify: Notify,
+    model: nn.Module,
+    split: Split,
+    learn: Rows,
+    stop: Rows,
+    options: FitOptions,
+    seed: int,
+    weights: NDArray[np.floating[Any]] | None,
+    collect: Collection[int],
+    resume: Path | None,
+    deadline: float | None,
+    log: Path | None,
+) -> Fitted:
+    """Train a model on a device, epoch by epoch."""
+    logger = options.logger if fabric.global_rank == 0 else None
+    with threads(options.threads), logged(logger, log) as told:
+        run = Training(model, split, learn, stop, options, seed, weights, collect, fabric)
         run.restore(resume)
         told.tell(run.history)
         while run.unfinished():
-            if deadline is not None and time.time() > deadline:
+            if run.part.agreed(deadline is not None and time.time() > deadline):
                 raise OutOfTime
             try:
                 run.epoch()

@@ -18,6 +18,7 @@ from polyfuse.errors import TrainingError
 from polyfuse.fit import progress
 from polyfuse.fit.adversarial import attackable, attacked, statistics_kept
 from polyfuse.fit.base import Diverged, FitOptions, Fitted
+from polyfuse.fit.devices import Part
 from polyfuse.fit.sampling import Order, row_weights
 from polyfuse.fit.tracked import STATISTICS_ROWS, Inputs, Tracked
 from polyfuse.inference import PREDICT_BATCH, evaluating
@@ -38,7 +39,7 @@ class Training:
         seed: of the member.
         weights: one a learning row, or None.
         collect: epochs, from 1, whose weights are kept.
-        fabric: device and precision.
+        fabric: device and precision; one of several devices takes its part of every batch.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Training:
         assert split.labels is not None  # check_labels has refused that
         self.split, self.learn, self.stop = split, learn, stop
         self.options, self.seed, self.fabric = options, seed, fabric
+        self.part = Part(fabric)
         self.weights = row_weights(options, split.labels[learn], weights)
         self.order = Order(learn, split.labels[learn], options, seed)
         self.collect = frozenset(collect)
@@ -81,6 +83,7 @@ class Training:
         rows = self.learn
         if len(rows) > STATISTICS_ROWS:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, STATISTICS_ROWS, False))
+        rows = self.part.rows(rows)  # the statistics are those of all parts
         convert = self.fabric.strategy.precision.convert_input
         return Inputs(self.split, rows, lambda batch: convert(self.fabric.to_device(batch)))
 
@@ -101,8 +104,9 @@ class Training:
             Diverged: the loss became NaN or infinite; the history ends before this epoch.
         """
         number = len(self.history)
-        with seeded(self.seed, number):
+        with seeded(*self.part.seed(self.seed, number)):
             loss = self.take_steps(number)
+        self.part.match_buffers(self.bare)
         self.end_epoch(loss)
 
     def end_epoch(self, loss: float) -> None:
@@ -141,7 +145,10 @@ class Training:
         total, since = 0.0, 0
         for i, places in enumerate(parts):
             last = self.order.ends_step(i)
-            loss = self._gradients(places, generator, self.order.share(i), last=last)
+            mine, share = self.part.rows(places), self.part.share(places) * self.order.share(i)
+            loss = self._gradients(mine, generator, share, last=last)
+            if self.part.of > 1:
+                loss = self.part.total(loss * len(mine)) / len(places)
             total += self._finite(loss, number) * len(places)
             since += len(places)
             if last:
@@ -152,7 +159,7 @@ class Training:
         return total / sum(map(len, parts))
 
     def _gradients(
-        self, places: Rows, generator: torch.Generator, share: int, *, last: bool
+        self, places: Rows, generator: torch.Generator, share: float, *, last: bool
     ) -> float:
         """Add a batch's gradients to the parameters'; return its loss."""
         rows = self.learn[places]
@@ -171,9 +178,18 @@ class Training:
             return (true + self._pass(changed, labels, given, 2 * share, sync=last)) / 2
 
     def _pass(
-        self, inputs: Tensor, labels: Tensor, given: Mapping[str, Tensor], share: int, *, sync: bool
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        given: Mapping[str, Tensor],
+        share: float,
+        *,
+        sync: bool,
     ) -> float:
-        """Run the model forth and back; its gradients count as one of `share` parts of a step."""
+        """Run the model forth and back; its gradients count as one of `share` parts of a step.
+
+        With several devices the last pass of a step averages the gradients over them.
+        """
         with self.fabric.no_backward_sync(self.model, enabled=not sync):
             loss = self.options.loss(self.model(inputs), labels, **given)
             if loss.shape != ():
@@ -200,12 +216,20 @@ class Training:
 
     def _evaluate(self) -> float:
         """Return the mean loss over the stopping rows, in eval mode and without augmentation."""
-        total = 0.0
+        total, mine = 0.0, self.part.rows(self.stop)
+        run = self.model if self.part.of == 1 else self._alone
         with evaluating(self.model):
-            for rows in np.array_split(self.stop, math.ceil(len(self.stop) / PREDICT_BATCH)):
-                outputs = self.model(self.fabric.to_device(self.split.inputs(rows)))
-                total += float(self.options.loss(outputs, self._labels(rows))) * len(rows)
-        return self._finite(total / len(self.stop), len(self.history))
+            for rows in np.array_split(mine, math.ceil(len(mine) / PREDICT_BATCH) or 1):
+                if len(rows):
+                    outputs = run(self.fabric.to_device(self.split.inputs(rows)))
+                    total += float(self.options.loss(outputs, self._labels(rows))) * len(rows)
+        return self._finite(self.part.total(total) / len(self.stop), len(self.history))
+
+    def _alone(self, inputs: Tensor) -> Any:
+        """Run the model without a word to the other devices, which have other batches, or none."""
+        precision = self.fabric.strategy.precision
+        with precision.forward_context():
+            return precision.convert_output(self.bare(precision.convert_input(inputs)))
 
     def _finite(self, loss: float, epoch: int) -> float:
         if not math.isfinite(loss):
@@ -237,7 +261,7 @@ class Training:
 
     def save(self, path: Path | None) -> None:
         """Keep the progress in one file."""
-        if path is not None:
+        if path is not None and self.part.first:
             progress.save(path, self.key, self.state())
 
     def state(self) -> dict[str, Any]:
@@ -296,11 +320,15 @@ class Training:
 
 
 def _check_batches(model: nn.Module, order: Order) -> None:
-    """Refuse batches of one row for batch-norm, which has no deviation of one."""
-    kind = nn.modules.batchnorm._BatchNorm
-    if order.rows // order.count < 2 and any(isinstance(m, kind) for m in model.modules()):
+    """Refuse batches of one row for batch-norm, which has no deviation of one; or of none."""
+    options, kind = order.options, nn.modules.batchnorm._BatchNorm
+    smallest = order.rows // order.count // options.devices
+    normed = any(isinstance(module, kind) for module in model.modules())
+    if smallest < (2 if normed else 1):
+        where = f" on {options.devices} devices" if options.devices > 1 else ""
+        what = "batch-norm needs 2 or more rows a batch" if normed else "a device needs a row"
         raise TrainingError(
-            f"batch-norm needs 2 or more rows a batch, but {order.rows} learning rows in batches "
-            f"of {order.options.batch_size} leave one alone; type a larger batch_size, or bring "
+            f"{what}, but {order.rows} learning rows in batches of {options.batch_size}{where} "
+            f"leave {'one alone' if smallest else 'none'}; type a larger batch_size, or bring "
             "more rows"
         )
