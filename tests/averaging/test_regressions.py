@@ -177,3 +177,14 @@ def test_pytorch_84053_buffers_were_those_of_the_first_copy():
     averages = Averages(model, {"a": swa()})
     trained(model, 4, averages.update)
     assert torch.equal(averages.average("a")["1.running_mean"], model[1].running_mean)
+
+
+@pytest.mark.parametrize("updates", [2, 3, 4])
+def test_torch_uncertainty_counted_the_first_model_twice(updates):
+    """Its SWA set the counter to 1 and raised it to 2: .667, .5, .4 for the first of 2, 3, 4."""
+    model = nn.Linear(1, 1, bias=False)
+    averages = Averages(model, {"swa": swa()})
+    for number in range(updates):
+        nn.init.constant_(model.weight, float(number == 0))  # the average is the first one's weight
+        averages.update()
+    assert averages.average("swa")["weight"].item() == pytest.approx(1 / updates, rel=1e-6)
