@@ -1,11 +1,12 @@
 """What failed in a run: a table in the error, and in the RUN folder until it has been made good."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from polyfuse import durable
-from polyfuse.errors import TrainingError, printable
+from polyfuse.errors import DiskError, TrainingError, printable
 from polyfuse.runners.base import Result
 
 FILE = "failures.json"
@@ -26,9 +27,13 @@ class Failure(NamedTuple):
 
     @property
     def names(self) -> str:
-        """The members' numbers: one, or the first and the last."""
+        """What the members are called, by their numbers."""
         first, last = self.members[0], self.members[-1]
-        return f"member {first}" if first == last else f"members {first} to {last}"
+        if first == last:
+            return f"member {first}"
+        if last - first + 1 == len(self.members):
+            return f"members {first} to {last}"
+        return f"members {', '.join(map(str, self.members))}"
 
 
 def forget(root: Path) -> None:
@@ -58,7 +63,9 @@ def told(root: Path, failures: Sequence[Failure], kept: int, size: int) -> Train
         run the same command again: it trains only what is missing
     """
     failures = sorted(failures, key=lambda failure: failure.members[0])
-    durable.write_json(root / FILE, {"schema": SCHEMA, "failures": list(map(_facts, failures))})
+    # Where the disk is full, that is what is told, and not that this file did not fit either.
+    with contextlib.suppress(DiskError):
+        durable.write_json(root / FILE, {"schema": SCHEMA, "failures": list(map(_facts, failures))})
     rows = [_row(failure) for failure in failures]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:2]
     lines = [f"{kept} of {size} members are kept; what failed:"]

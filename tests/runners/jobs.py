@@ -1,11 +1,44 @@
 """What worker processes run in the tests: importable by name, and quick to import."""
 
+import importlib
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from polyfuse.errors import DataError
+
+# What happens at each attempt, with two retries: the number of attempts, and the error at last.
+Ends = dict[str, tuple[int, str | None]]
+HISTORIES: Ends = {
+    "done": (1, None),
+    "refused done": (1, "no good; take another"),
+    "no done": (2, None),
+    "no later done": (3, None),
+    "no no done": (2, "OSError: the network said no"),
+    "no later no done": (3, "OSError: the network said no"),
+}
+
+
+def deaths(killed: str) -> Ends:
+    """Return histories in which the process is killed; a runner says so in its own words."""
+    return {
+        "killed done": (2, None),
+        "killed killed done": (3, None),
+        "killed killed killed done": (3, killed),
+        "no killed no done": (3, "OSError: the network said no"),
+        "killed refused done": (2, "no good; take another"),
+    }
+
+
+def told_by(folder: Path, histories: Iterable[str]) -> list[Path]:
+    """Return a job a history, each with a file of its own."""
+    texts = list(histories)
+    files = [folder / str(number) for number in range(len(texts))]
+    for file, history in zip(files, texts, strict=True):
+        file.write_text(history)
+    return files
 
 
 def double(job: int, notify: Any) -> int:
@@ -47,12 +80,24 @@ def killed_while_it_reports(job: Path, notify: Any) -> int:
     return 1
 
 
-def device_when_two_have_met(job: tuple[Path, str], notify: Any) -> str:
+def device_when_two_have_met(job: tuple[Path, str], notify: Any) -> str | None:
     """Wait at a FIFO until the other end of it is opened; return which GPUs are to be seen."""
     pipe, mode = job
     if mode:
         pipe.open(mode).close()
-    return os.environ["CUDA_VISIBLE_DEVICES"]
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def at_home(job: str, notify: Any) -> tuple[str, int]:
+    """Return the working folder, and what a module of this name has."""
+    return os.getcwd(), importlib.import_module(job).HERE
+
+
+def double_or_wait(job: tuple[int, str | None], notify: Any) -> int:
+    """Double a number, unless there is a pipe to keep open for ever."""
+    if job[1]:
+        wait_for_ever(Path(job[1]), notify)
+    return 2 * job[0]
 
 
 def ends_at_its_start(*anything: Any) -> None:

@@ -72,32 +72,16 @@ def test_results_come_as_jobs_finish():
     assert done == [1]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_jobs_start_as_a_process_is_free(tmp_path):
+    # The first job waits for the third, which begins only once the second has made room.
+    os.mkfifo(tmp_path / "pipe")
+    given = [(tmp_path / "pipe", "r"), ("", ""), (tmp_path / "pipe", "w")]
+    results = run(2, jobs.device_when_two_have_met, given)
+    assert [r.error for r in results] == [None] * 3
+
+
 # Attempts ---------------------------------------------------------------------------------------
-
-KILLED = "its process was killed by SIGKILL (out of memory?)"
-HISTORIES = {  # what happens at each attempt, with two retries: attempts, error
-    "done": (1, None),
-    "refused done": (1, "no good; take another"),
-    "no done": (2, None),
-    "no later done": (3, None),
-    "no no done": (2, "OSError: the network said no"),
-    "no later no done": (3, "OSError: the network said no"),
-}
-DEATHS = {
-    "killed done": (2, None),
-    "killed killed done": (3, None),
-    "killed killed killed done": (3, KILLED),
-    "no killed no done": (3, "OSError: the network said no"),
-    "killed refused done": (2, "no good; take another"),
-}
-
-
-def told_by(folder, histories):
-    """Return a job a history, each with a file of its own."""
-    files = [folder / str(number) for number in range(len(histories))]
-    for file, history in zip(files, histories, strict=True):
-        file.write_text(history)
-    return files
 
 
 def check(results, expected):
@@ -106,17 +90,17 @@ def check(results, expected):
 
 
 def test_what_the_job_itself_refuses_or_repeats_is_not_tried_again(tmp_path):
-    check(run(1, jobs.counted, told_by(tmp_path, HISTORIES)), HISTORIES.values())
+    check(run(1, jobs.counted, jobs.told_by(tmp_path, jobs.HISTORIES)), jobs.HISTORIES.values())
 
 
 def test_a_killed_process_is_replaced_and_the_others_go_on(tmp_path):
-    known = HISTORIES | DEATHS
-    check(run(2, jobs.counted, told_by(tmp_path, known)), known.values())
+    known = jobs.HISTORIES | jobs.deaths("its process was killed by SIGKILL (out of memory?)")
+    check(run(2, jobs.counted, jobs.told_by(tmp_path, known)), known.values())
 
 
 @pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2)])
 def test_retries_are_counted_after_the_first_attempt(tmp_path, retries, attempts):
-    given = told_by(tmp_path, ["a b c done", "done"])
+    given = jobs.told_by(tmp_path, ["a b c done", "done"])
     failed, done = run(1, jobs.counted, given, retries=retries)
     assert (failed.attempts, done.attempts) == (attempts, 1)
     assert failed.error == f"OSError: the network said {'ab'[retries]}"

@@ -1,6 +1,8 @@
 """The verbs of runs: recipes in, members, fusions and a scoreboard out."""
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,7 +117,8 @@ def _run(
         from polyfuse.recipes.run import run as run_recipe
         from polyfuse.terminal import Bars
 
-        with Bars(quiet=quiet) as bars:
+        # What a user's code or Ray prints on the way must not stand among the results.
+        with Bars(quiet=quiet) as bars, redirect_stdout(sys.stderr):
             done = run_recipe(
                 recipe,
                 out=out,

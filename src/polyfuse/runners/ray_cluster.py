@@ -32,6 +32,8 @@ from polyfuse.runners.base import (
     lost,
 )
 
+LAST_PORT = 65_535
+LOST = 60.0  # seconds after which reports on their way are lost
 PATIENCE = 5.0  # seconds that an address has to answer
 # What a gRPC server answers with a frame of settings: the start of HTTP/2, and an empty such frame.
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -152,11 +154,11 @@ def _check_answer(address: str, patience: float) -> None:
     host, _, port = rest.rpartition(":")
     if scheme not in ("", "ray"):
         return  # somebody else's kind of cluster
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > LAST_PORT:
         raise TrainingError(f"'{printable(address)}' is no address of a Ray cluster; type {FORMS}")
     try:
         fault = _no_grpc(host.strip("[]"), int(port), patience)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         fault = str(error)
     if fault:
         raise TrainingError(
@@ -212,7 +214,8 @@ class _Jobs:
                     self.waiting.append(result.number)
                 else:
                     yield settled
-            self._deliver(self.mail.rest.remote())
+            self.mail.close.remote()
+            self._deliver(self._deliver(letters))
         finally:  # also after Ctrl-C: running jobs end at once, their progress is on disk
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
@@ -256,7 +259,7 @@ class _Jobs:
     def _deliver(self, letters: Any) -> Any:
         """Pass reports on; return the reference to the next ones."""
         with contextlib.suppress(self.ray.exceptions.RayError):  # lost reports cost no result
-            for number, done, total, note in self.ray.get(letters):
+            for number, done, total, note in self.ray.get(letters, timeout=LOST):
                 self.watch(number, done, total, note)
         return self.mail.take.remote()
 
@@ -289,6 +292,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.letters: list[tuple[int, float, float, str]] = []
         self.there = asyncio.Event()
+        self.closed = False
 
     async def put(self, *letter: Any) -> None:
         """Take a report in."""
@@ -298,13 +302,15 @@ class _Mailbox:
     async def take(self) -> list[tuple[int, float, float, str]]:
         """Return the reports since the last time, once there are some."""
         await self.there.wait()
-        return await self.rest()
-
-    async def rest(self) -> list[tuple[int, float, float, str]]:
-        """Return the reports since the last time."""
         letters, self.letters = self.letters, []
-        self.there.clear()
+        if not self.closed:
+            self.there.clear()
         return letters
+
+    async def close(self) -> None:
+        """Let nobody wait from now on."""
+        self.closed = True
+        self.there.set()
 
 
 @dataclass(frozen=True)
@@ -360,7 +366,7 @@ def _far(pickled: bytes, job: bytes, number: int, site: _Site, mail: Any) -> Res
 
     result = attempt(done, number, job, notify)
     if last:  # so that no report comes after the result
-        ray.wait(last, timeout=PATIENCE)
+        ray.wait(last, timeout=LOST)
     return result
 
 
