@@ -62,8 +62,13 @@ def soft_boosting(
     rows = np.arange(len(split))
     [own] = member_seeds(seed, 1)
     learn, stop = stopping(rows, stop_fraction, seed=own, groups=split.groups)
-    facts = {"members": members, "shrinkage": shrinkage, "detach": detach}
-    facts = {"strategy": "soft_boosting", **facts, "stop_fraction": stop_fraction}
+    facts = {
+        "strategy": "soft_boosting",
+        "members": members,
+        "shrinkage": shrinkage,
+        "detach": detach,
+        "stop_fraction": stop_fraction,
+    }
     given = {
         "loss": partial(_of_the_rest, shrinkage=shrinkage, detach=detach),
         "judge": partial(_of_the_sum, shrinkage=shrinkage),
