@@ -1,6 +1,7 @@
 """Kill a command before every call that writes, and fail every such call: what is left is whole.
 
     python crash.py SCENARIO FOLDER
+    python crash.py        the same for each line of SCENARIO and FOLDER, in JSON, that it is given
 
 A clean run in a forked child counts the write-like calls that `polyfuse.durable` makes, in all
 threads, and `crash_trace.py` judges their order: fsync before rename, data before claim. Then, for
@@ -12,24 +13,27 @@ with EIO; one in which the disk is full from that call on; one in which a write 
 - what a journal claims is in the draft beside it, with the bytes of the clean run;
 - an injected error was raised as a PolyfuseError that names the file, and left nothing temporary
   (but a draft, where the command keeps it);
-- the plain command succeeds in a fresh process, its outputs are equal to the clean run's byte for
+- the plain command succeeds in another process, its outputs are equal to the clean run's byte for
   byte (clock times in JSON apart), nothing temporary is left, and a command that resumes wrote
   nothing again that was claimed;
 - for a sample: the same after a second kill, during the recovery.
 
-Every call of every scenario is tried; none is sampled. Three things save time and lose nothing.
+Every call of every scenario is tried; none is sampled. Four things save time and lose nothing.
 What a command makes of a folder depends on the folder alone, so a folder that was recovered from
 once is not recovered from again (names of temporary files apart). A killed process leaves what it
 had written, so of a command with one thread the folder is copied before each call of the clean run;
 where the process is really killed, for a sample, the copy is held against what is left. And `fsync`
 is counted, not carried out: a killed process loses nothing that was written; power cuts have their
-own rig.
+own rig. And where a fork costs more than a trial, since torch has been imported, one process takes
+what fails and another one what recovers, trial after trial, each in a folder of its own: neither
+may carry anything from one trial into the next, and who recovers has seen no fault.
 
 Children are forked from a parent that has imported everything, and that never runs `backward`.
 """
 
 import contextlib
 import errno
+import functools
 import gc
 import hashlib
 import importlib
@@ -43,7 +47,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -51,6 +54,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crash_child import Child, outcome
 from crash_trace import (
     COMMITS,
     JOURNAL,
@@ -93,6 +97,7 @@ CLOCK = frozenset({"milliseconds", "seconds"})
 RECRASHES = 15
 ENOUGH = 8  # failures
 Tree = Mapping[str, str]
+State = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Scenario:
         resumes: the command goes on with a draft that is left, and leaves it when it fails.
         claimed: returns the stretches of output files that a claim in a journal is about.
         threads: the command writes from several threads, so each kill must be a real one.
+        told: files that tell why a command failed; the next one removes them.
+        heavy: a fork costs more than a trial, so a child takes one trial after the other.
     """
 
     setup: Callable[[Path], None]
@@ -118,6 +125,8 @@ class Scenario:
     resumes: bool = False
     claimed: Claimed = lambda claim: ()
     threads: bool = False
+    told: frozenset[str] = frozenset()
+    heavy: bool = False
 
 
 @dataclass
@@ -144,7 +153,7 @@ class Plan:
             self.calls.append(call)
             number = len(self.calls)
         if self.copies is not None:
-            shutil.copytree(self.root, self.copies / str(number))
+            copy(self.root, self.copies / str(number))
         if number == self.at or (number > self.at > 0 and self._still(kind)):
             return self._act(call, real, args, options)
         return self._carry_out(kind, real, args, options)
@@ -210,12 +219,23 @@ class Shim:
         return partial(self.plan.call, name, real) if name in KINDS else real
 
 
-def digest(path: Path) -> str:
+def copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+
+
+def digest(path: str | Path) -> str:
     """Return a SHA-256 of a file; of JSON without clock times."""
-    raw = path.read_bytes()
-    if path.suffix == ".json":
-        with contextlib.suppress(ValueError):
-            raw = json.dumps(timeless(json.loads(raw))).encode()
+    with open(path, "rb") as file:
+        raw = file.read()
+    if str(path).endswith(".json"):
+        return timeless_digest(raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+@functools.lru_cache(4096)
+def timeless_digest(raw: bytes) -> str:
+    with contextlib.suppress(ValueError):
+        raw = json.dumps(timeless(json.loads(raw))).encode()
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -227,13 +247,18 @@ def timeless(node: Any) -> Any:
 
 def tree(folder: Path) -> Tree:
     """Return what is in a folder, by relative name; the lock file is nobody's output."""
-    paths = (p for p in sorted(folder.rglob("*")) if p.name != ".lock")
-    return {str(p.relative_to(folder)): "" if p.is_dir() else digest(p) for p in paths}
+    return dict(sorted(entries(folder)))
 
 
-def state(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Return what is in a folder, names of temporary files apart."""
-    return tuple(sorted((TEMPORARY.sub(r".\1.tmp", n), sha) for n, sha in tree(folder).items()))
+def entries(folder: str | Path, inside: str = "") -> Iterator[tuple[str, str]]:
+    with os.scandir(folder) as found:
+        for entry in found:
+            name = inside + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield name, ""
+                yield from entries(entry.path, f"{name}/")
+            elif entry.name != ".lock":
+                yield name, digest(entry.path)
 
 
 def written_claim(line: Any) -> Any:
@@ -257,32 +282,6 @@ def standing_claims(folder: Path, claimed: Claimed) -> Iterator[Stretch]:
 def part(folder: Path, stretch: Stretch) -> bytes:
     with open(folder / stretch[0], "rb") as file:
         return os.pread(file.fileno(), stretch[2], stretch[1])
-
-
-def forked(function: Callable[[], Any]) -> Any:
-    """Run a function in a forked child; return its value, or None where SIGKILL ended it."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        gc.disable()  # it would touch, and so copy, the parent's pages
-        os.close(reading)
-        try:
-            answer = {"value": function()}
-        except BaseException:
-            answer = {"crash": traceback.format_exc()}
-        with open(writing, "w") as pipe:
-            json.dump(answer, pipe)
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return None
-    answer = json.loads(text)
-    if "crash" in answer:
-        raise AssertionError(answer["crash"])
-    return answer["value"]
 
 
 def replace_in_durable(**names: Any) -> None:
@@ -315,11 +314,14 @@ class Harness:
         self.scenario = scenario
         self.prepared, self.trial = work / "prepared", work / "trial"
         self.copies = None if scenario.threads else work / "copies"
+        self.copied: dict[int, State] = {}
         self.failures: list[str] = []
-        self.recovered: set[tuple[tuple[str, str], ...]] = set()
+        self.recovered: set[State] = set()
         self.trials = 0
+        self.children: dict[str, Child] = {}
         self.prepared.mkdir()
-        forked(lambda: scenario.setup(self.prepared))
+        self.trial.mkdir()
+        self.order("prepares")
         prepared = tree(self.prepared)
         self.before = {name: sha for name, sha in prepared.items() if final(name) == name}
         self.leftovers = {name: sha for name, sha in prepared.items() if final(name) != name}
@@ -330,11 +332,35 @@ class Harness:
         with self.noting("undisturbed"):
             self.check_writes(self.calls, standing_claims(self.prepared, scenario.claimed))
         self.clean, self.after = work / "clean", tree(self.trial)
-        shutil.copytree(self.trial, self.clean)
+        copy(self.trial, self.clean)
         for name, hashes in clean["committed"].items():
             self.allowed.setdefault(name, set()).update(hashes)
         if clean["error"] or not self.calls or any(final(name) != name for name in self.after):
             raise AssertionError(f"the undisturbed command is not in order: {clean}")
+
+    def order(self, task: str, *details: Any) -> Any:
+        """Let a child do a task: a fresh one, or where forks are dear, the one that does these."""
+        child = self.children.pop(task, None) or Child(self.carry_out)
+        try:
+            return child.ask(task, *details)
+        finally:
+            if not self.scenario.heavy:
+                child.end()
+            elif child.status is None:
+                self.children[task] = child
+
+    def carry_out(self, task: str, *details: Any) -> Any:
+        """Do in a child what it was ordered to do."""
+        if task == "prepares":
+            return self.scenario.setup(self.prepared)
+        root, action, at, copies = details
+        plan = Plan(Path(root), action, at, Path(copies) if copies else None)
+        return attempt(self.scenario.command, plan)
+
+    def end(self) -> None:
+        """End the children that still wait for orders."""
+        for child in self.children.values():
+            child.end()
 
     def run(self) -> None:
         """Try everything, unless a run without disturbance shows a fault already."""
@@ -347,17 +373,27 @@ class Harness:
                 with self.noting(f"{action} at call {n}, {call.kind} of {call.touched}"):
                     copied = action == "kill" and self.copies is not None
                     answer = self.take_copy(n) if copied else self.disturb(action, n)
-                    self.check_names()
-                    self.check_answer(action, n, answer)
-                    self.recover()
+                    left = tree(self.trial)
+                    if copied:
+                        self.copied[n] = self.state(left)
+                    self.check_names(left)
+                    self.check_answer(action, n, answer, left)
+                    self.recover(left)
         for n, m in self.sample():
             with self.noting(f"kill at call {n}, and again at call {m} of the recovery"):
                 self.disturb("kill", n)
-                if self.copies is not None and state(self.copies / str(n)) != state(self.trial):
+                if self.copies is not None and self.copied[n] != self.state(tree(self.trial)):
                     raise AssertionError("the copy is not what a kill leaves")
                 self.disturb("kill", m, again=True)
-                self.check_names()
-                self.recover()
+                left = tree(self.trial)
+                self.check_names(left)
+                self.recover(left)
+
+    def state(self, left: Tree) -> State:
+        """Return what is in a folder, names of temporary files and reasons for a failure apart."""
+        told = dict.fromkeys(left.keys() & self.scenario.told, "told")
+        found = {**left, **told}.items()
+        return tuple(sorted((TEMPORARY.sub(r".\1.tmp", name), sha) for name, sha in found))
 
     def sample(self) -> list[tuple[int, int]]:
         most = len(self.calls)
@@ -372,28 +408,36 @@ class Harness:
             self.failures.append(f"{label}: {error}")
 
     def take_copy(self, at: int) -> None:
-        """Leave the folder as it was before a call of the clean run, as a kill there does."""
+        """Take the folder as it was before a call of the clean run, as a kill there leaves it."""
         assert self.copies is not None  # the caller has looked
+        self.next_trial()
+        os.rename(self.copies / str(at), self.trial)
+
+    def next_trial(self) -> None:
+        """Move to a folder of another name: what a process remembers of the last one is no use."""
+        shutil.rmtree(self.trial)
         self.trials += 1
-        shutil.rmtree(self.trial, ignore_errors=True)
-        shutil.copytree(self.copies / str(at), self.trial)
+        self.trial = self.trial.with_name(f"trial-{self.trials}")
 
     def disturb(
         self, action: str, at: int, *, again: bool = False, copies: Path | None = None
     ) -> Any:
         """Run the command in a child, on a fresh copy of the prepared folder or on what is left."""
-        self.trials += 1
-        if not again:
-            shutil.rmtree(self.trial, ignore_errors=True)
-            shutil.copytree(self.prepared, self.trial)
-        plan = Plan(self.trial, action, at, copies)
-        return forked(lambda: attempt(self.scenario.command, plan))
+        if again:
+            self.trials += 1
+        else:
+            self.next_trial()
+            copy(self.prepared, self.trial)
+        task = "recovers" if action == "count" else "fails"
+        return self.order(task, str(self.trial), action, at, str(copies or ""))
 
-    def check_names(self) -> None:
+    def check_names(self, left: Tree) -> None:
         """Under a final name there is only what was there before, or what a clean run commits."""
-        left = tree(self.trial)
+        for name in left.keys() & self.scenario.told:
+            json.loads((self.trial / name).read_bytes())
         for name, sha in left.items():
-            if final(name) == name and sha and sha not in self.allowed.get(name, ()):
+            known = self.allowed.get(name, ())
+            if final(name) == name not in self.scenario.told and sha and sha not in known:
                 raise AssertionError(f"'{name}' is neither its old nor its new version")
         lost = [n for n in self.before if n not in left and not n.startswith(self.scenario.rebuilt)]
         if lost:
@@ -402,7 +446,7 @@ class Harness:
             if part(self.trial, stretch) != part(self.clean, (final(stretch[0]), *stretch[1:])):
                 raise AssertionError(f"claimed, and not there: {stretch}")
 
-    def check_answer(self, action: str, at: int, answer: Any) -> None:
+    def check_answer(self, action: str, at: int, answer: Any, left: Tree) -> None:
         """A kill kills, a short write goes unnoticed, an error is told and leaves no trace."""
         if action == "kill":
             if answer is not None:
@@ -419,8 +463,8 @@ class Harness:
             places = {place for n in named for place in (n, os.path.dirname(n) or ".")}
             if call.touched not in places and os.path.dirname(call.touched) not in named:
                 raise AssertionError(f"the error does not name {call.touched}: {error}")
-        left = tree(self.trial).items() - self.leftovers.items()
-        temporary = [name for name, _ in left if final(name) != name]
+        new = left.items() - self.leftovers.items()
+        temporary = [name for name, _ in new if final(name) != name]
         if temporary and call.kind not in CLEANS_UP and not self.scenario.resumes:
             raise AssertionError(f"left behind: {temporary}")
 
@@ -430,9 +474,9 @@ class Harness:
         if self.scenario.resumes and again:
             raise AssertionError(f"claimed, and written again: {again}")
 
-    def recover(self) -> None:
+    def recover(self, left: Tree) -> None:
         """Run the plain command on what is left: it ends where the clean run ended."""
-        found = state(self.trial)
+        found = self.state(left)
         if found in self.recovered:
             return
         claims = list(standing_claims(self.trial, self.scenario.claimed))
@@ -458,18 +502,52 @@ def faults(kind: str) -> Iterator[str]:
         yield "short"
 
 
-def main(name: str, folder: str) -> int:
-    """Run one scenario; print what was done as JSON."""
-    from crash_scenarios import SCENARIOS
+def find(name: str) -> Scenario:
+    """Return a scenario; what needs torch is imported last."""
+    for module in ("crash_drafts", "crash_scenarios", "crash_weights"):
+        scenarios: dict[str, Scenario] = importlib.import_module(module).SCENARIOS
+        if name in scenarios:
+            return scenarios[name]
+    raise KeyError(name)
 
+
+def report(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """Run one scenario; return what was done."""
     start = time.perf_counter()
-    harness = Harness(SCENARIOS[name], Path(folder))
-    harness.run()
+    harness = Harness(scenario, folder)
+    try:
+        harness.run()
+    finally:
+        harness.end()
     facts = {"calls": len(harness.calls), "trials": harness.trials}
     facts |= {"states": len(harness.recovered), "seconds": round(time.perf_counter() - start, 1)}
-    print(json.dumps({**facts, "failures": list(itertools.islice(harness.failures, 20))}, indent=1))
-    return 1 if harness.failures else 0
+    return {**facts, "failures": list(itertools.islice(harness.failures, 20))}
+
+
+def serve() -> None:
+    """Run each scenario in a child, so that torch is imported once."""
+    importlib.import_module("torch")
+    for line in sys.stdin:
+        name, folder = json.loads(line)
+        print(json.dumps(outcome(apart, [name, Path(folder)])), flush=True)
+
+
+def apart(name: str, folder: Path) -> dict[str, Any]:
+    """Run a scenario in a child, which alone imports what the scenario needs."""
+    child = Child(lambda: report(find(name), folder))
+    try:
+        told: dict[str, Any] = child.ask()
+    finally:
+        child.end()
+    return told
+
+
+def main(name: str, folder: str) -> int:
+    """Run one scenario; print what was done as JSON."""
+    told = report(find(name), Path(folder))
+    print(json.dumps(told, indent=1))
+    return 1 if told["failures"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if sys.argv[1:] else serve())

@@ -142,7 +142,7 @@ several = partial(write_if_missing, sizes=SEVERAL)
 file = Scenario(old_file_and_a_draft, partial(write, sizes=ONE), claimed=claimed)
 folder = resuming(empty, several)
 
-DRAFTS = {
+SCENARIOS = {
     "draft: file": file,
     "draft: folder": folder,
     "draft: resumed": resuming(partial(interrupt, sizes=SEVERAL), several),

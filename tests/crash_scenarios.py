@@ -13,19 +13,9 @@ from typing import Any
 import numpy as np
 
 from crash import Scenario, replace_in_durable
-from crash_drafts import DRAFTS
-from crash_weights import WEIGHTS
 from polyfuse import durable, predictions
 from polyfuse.durable import base, files
 from polyfuse.errors import DiskError
-
-LIBRARIES = ("torch", "torch.profiler", "lightning_fabric", "sklearn.model_selection")
-PACKAGE = (
-    "polyfuse.training.loop",
-    "polyfuse.training.kfold",
-    "polyfuse.models",
-    "polyfuse.compare",
-)
 
 
 @contextlib.contextmanager
@@ -44,6 +34,18 @@ def empty(folder: Path) -> None:
 
 
 @cache
+def splits() -> Any:
+    """Draw the data, once, before the first fork."""
+    import polyfuse
+
+    draw = np.random.default_rng(0)
+    sizes = 24, 8, 8
+    return polyfuse.Splits(
+        *(polyfuse.Arrays(draw.standard_normal((n, 4)), np.arange(n) % 2) for n in sizes)
+    )
+
+
+@cache
 def two_folds() -> tuple[Any, Any]:
     """Make the plan and the task, once, before the first fork."""
     import lightning_fabric
@@ -56,16 +58,12 @@ def two_folds() -> tuple[Any, Any]:
     # Fabric reads all installed packages' entry points anew each time, in a tenth of a trial.
     registry.entry_points = cache(registry.entry_points)
     lightning_fabric.Fabric(accelerator="cpu")
-    draw = np.random.default_rng(0)
-    train, val, test = (
-        polyfuse.Arrays(draw.standard_normal((n, 4)), np.arange(n) % 2) for n in (24, 8, 8)
-    )
     task = polyfuse.Task(
         partial(polyfuse.mlp, inputs=4, classes=2, hidden=4, dropout=0.2),
-        polyfuse.Splits(train, val, test),
+        splits(),
         polyfuse.FitOptions(epochs=2, batch_size=8, accelerator="cpu"),
     )
-    return polyfuse.kfold(train, folds=2), task
+    return polyfuse.kfold(splits().train, folds=2), task
 
 
 def train_two_folds(folder: Path) -> None:
@@ -81,11 +79,11 @@ def first_fold_trained(folder: Path) -> None:
     shutil.rmtree(folder / "members" / "001")
 
 
-def write_labels_of_two_folds(folder: Path) -> None:
+def write_labels_of_splits(folder: Path) -> None:
     from polyfuse.labels import write_labels
 
     with door(folder):
-        write_labels(folder, two_folds()[1].splits)
+        write_labels(folder, splits())
 
 
 # predictions and submission ---------------------------------------------------------------------
@@ -213,6 +211,16 @@ def fit_a_fusion(folder: Path) -> None:
     combining_runs.combine_population(folder, "vote")
 
 
+def heavy(
+    setup: Callable[[Path], None],
+    command: Callable[[Path], None],
+    modules: tuple[str, ...] = (),
+    **facts: Any,
+) -> Scenario:
+    """Return a scenario whose process has torch in it."""
+    return Scenario(setup, command, ("polyfuse.compare", *modules), heavy=True, **facts)
+
+
 # mutants ----------------------------------------------------------------------------------------
 
 
@@ -269,29 +277,27 @@ def nameless(path: Path, size: int) -> Iterator[None]:
 old_write_bytes = durable.write_bytes
 
 SCENARIOS: dict[str, Scenario] = {
-    "kfold": Scenario(first_fold_trained, train_two_folds, (*LIBRARIES, *PACKAGE), warm=two_folds),
-    "labels": Scenario(empty, write_labels_of_two_folds, (*LIBRARIES, *PACKAGE), warm=two_folds),
-    "leaderboard": Scenario(
-        two_members_scored_and_a_third, score, (*LIBRARIES, *PACKAGE), rebuilt=("fusions/",)
+    "kfold": heavy(
+        first_fold_trained,
+        train_two_folds,
+        ("torch.profiler", "lightning_fabric", "sklearn.model_selection", "polyfuse.training.loop"),
+        warm=two_folds,
+        told=frozenset({"failures.json"}),
     ),
-    "add": Scenario(
-        two_members_scored_and_a_third, add_stranger, (*LIBRARIES, *PACKAGE, "polyfuse.adding")
-    ),
-    "combine": Scenario(
+    "labels": heavy(empty, write_labels_of_splits, ("polyfuse.labels",), warm=splits),
+    "leaderboard": heavy(two_members_scored_and_a_third, score, rebuilt=("fusions/",)),
+    "add": heavy(two_members_scored_and_a_third, add_stranger, ("polyfuse.adding",)),
+    "combine": heavy(
         two_members_scored_and_a_third,
         fit_a_fusion,
-        (*LIBRARIES, *PACKAGE, "polyfuse.combining_runs"),
+        ("polyfuse.combining_runs",),
         rebuilt=("fusions/",),
     ),
-    "claim": Scenario(
-        empty, claim, (*LIBRARIES, *PACKAGE, "polyfuse.recipes.run"), warm=checked_recipe
-    ),
+    "claim": heavy(empty, claim, ("polyfuse.recipes.run",), warm=checked_recipe),
     "predictions": Scenario(old_predictions, new_predictions),
     "store": Scenario(one_view, two_views),
     "submission": Scenario(old_submission, new_submission),
     "first_commit": Scenario(empty, first_commit),
-    **DRAFTS,
-    **WEIGHTS,
     "mutant: written in place": mutant(write_bytes=in_place),
     "mutant: old version removed first": mutant(write_bytes=remove_first),
     "mutant: short writes not continued": mutant(_write_and_sync=write_once),

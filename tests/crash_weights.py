@@ -118,10 +118,10 @@ def soup(folder: Path) -> None:
 
 def scenario(setup: Any, command: Any, name: str, **facts: bool) -> Scenario:
     about = partial(claimed, name)
-    return Scenario(setup, command, MODULES, warm=inputs, claimed=about, **facts)
+    return Scenario(setup, command, MODULES, warm=inputs, claimed=about, heavy=True, **facts)
 
 
-WEIGHTS = {
+SCENARIOS = {
     "average: file": scenario(
         partial(old_file, name="out.pt"), partial(merge, name="out.pt"), "out.pt"
     ),
@@ -135,5 +135,5 @@ WEIGHTS = {
     "average: threads": scenario(
         partial(old_file, name="out.safetensors"), whole, "out.safetensors", threads=True
     ),
-    "soup": Scenario(empty, soup, MODULES, warm=inputs),
+    "soup": Scenario(empty, soup, MODULES, warm=inputs, heavy=True),
 }

@@ -7,25 +7,30 @@ from pathlib import Path
 
 import pytest
 
+import crash_drafts
+import crash_scenarios
+import crash_weights
 from power_cut import CannotMount, disk, draft_faults, faults, path_of
 
 HERE = Path(__file__).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SCENARIOS = [
-    pytest.param("kfold", marks=pytest.mark.slow),
-    "labels",
-    pytest.param("leaderboard", marks=pytest.mark.slow),
-    pytest.param("add", marks=pytest.mark.slow),
-    pytest.param("combine", marks=pytest.mark.slow),
     "predictions",
     "store",
     "submission",
     "first_commit",
-    "claim",
     "draft: file",
     "draft: folder",
     "draft: resumed",
     "draft: threads",
+]
+WITH_TORCH = [
+    pytest.param("kfold", marks=pytest.mark.slow),
+    "labels",
+    pytest.param("leaderboard", marks=pytest.mark.slow),
+    "add",
+    "combine",
+    "claim",
     "average: file",
     "average: directory of shards",
     "average: resumed",
@@ -62,11 +67,43 @@ def crash(scenario: str, folder: Path) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def crash_with_torch():
+    """Return a function like `crash`, all calls of which go to one process: torch is dear."""
+    environment = {**os.environ, **ONE_THREAD}
+    command = [sys.executable, HERE / "crash.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as server:
+
+        def ask(scenario: str, folder: Path) -> dict:
+            print(json.dumps([scenario, str(folder)]), file=server.stdin, flush=True)
+            told = json.loads(server.stdout.readline())
+            return told.get("value", told)
+
+        yield ask
+        server.stdin.close()
+
+
+def check(report):
+    assert report.get("failures") == [], report
+    assert report["trials"] > 2 * report["calls"] > 0
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_or_failing_at_every_call(scenario, tmp_path):
-    report = crash(scenario, tmp_path)
-    assert report["failures"] == []
-    assert report["trials"] > 2 * report["calls"] > 0
+    check(crash(scenario, tmp_path))
+
+
+@pytest.mark.parametrize("scenario", WITH_TORCH)
+def test_killed_or_failing_at_every_call_with_torch(scenario, tmp_path, crash_with_torch):
+    check(crash_with_torch(scenario, tmp_path))
+
+
+def test_every_scenario_is_tried():
+    tried = {getattr(scenario, "values", (scenario,))[0] for scenario in SCENARIOS + WITH_TORCH}
+    known = {**crash_drafts.SCENARIOS, **crash_scenarios.SCENARIOS, **crash_weights.SCENARIOS}
+    assert {name for name in known if not name.startswith("mutant: ")} == tried
+    assert {name.removeprefix("mutant: ") for name in known.keys() - tried} == MUTANTS.keys()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
