@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 import sklearn.metrics
 import torch
 from torch import nn
@@ -25,6 +27,7 @@ from polyfuse.tasks import (
     fusion_for,
     fusions_for,
     mean_of,
+    mean_said,
     meant,
     rules_of,
     written,
@@ -79,6 +82,7 @@ REFUSED = {
     "three axes": (np.zeros((4, 2, 2)), "regression", r"of shape \(4, 2, 2\)"),
     "no outputs": (np.zeros((4, 0)), "regression", r"of shape \(4, 0\)"),
     "lengths": (NUMBERS[:3], "regression", "for 4 rows"),
+    "columns": (np.zeros((4, 1)), "mean_variance", r"one number a row.* labels\[:, 0\]"),
     "one axis": ([0, 1, 1, 0], "multilabel", "give a column to each label"),
     "a class": ([[0], [1], [2], [0]], "multilabel", "but 1 are not, such as 2"),
     "a NaN": ([[0], [np.nan], [1], [0]], "multilabel", "but 1 are not, such as nan"),
@@ -105,6 +109,7 @@ FIT = {
     "one output": (np.array(NUMBERS)[:, None], "regression", nn.Linear(2, 1)),
     "outputs": (np.zeros((4, 3)), "regression", nn.Linear(2, 3)),
     "labels": (LABELS, "multilabel", nn.Linear(2, 3)),
+    "mean and variance": (NUMBERS, "mean_variance", nn.Linear(2, 2)),
 }
 
 
@@ -112,12 +117,14 @@ FIT = {
 def test_models_that_fit_pass(labels, task, model):
     split = Arrays(X, labels, task=task)
     check_labels(model, split, np.arange(4))
-    assert predict(model, split).shape == split.labels.shape
+    pairs = (2,) if task == "mean_variance" else ()
+    assert predict(model, split).shape == (*split.labels.shape, *pairs)
 
 
 MISFITS = {
     "a lone axis": (NUMBERS, "regression", 1, r"\(2, 1\), .* labels\[:, None\], or a model"),
     "fewer outputs": (np.zeros((4, 3)), "regression", 2, "as many outputs"),
+    "no variance": (NUMBERS, "mean_variance", 1, r"mean and log-variance of each, \(rows, 2\)"),
     "logits of pairs": (LABELS, "multilabel", 6, r"to \(2, 6\), .*one logit for each"),
 }
 
@@ -159,10 +166,13 @@ def test_outputs_mean_what_the_task_says_and_nan_stays_nan():
     narrow = OUTPUTS.astype("f4")
     narrow[0, 0] = np.nan
     raised = np.exp(narrow.astype("f8"))
+    narrow = narrow[..., :2]
+    raised = raised[..., :2]
     expected = {
         "classification": raised / raised.sum(-1, keepdims=True),
         "multilabel": sigmoid(narrow.astype("f8")),
         "regression": narrow.astype("f8"),
+        "mean_variance": np.stack([narrow[..., 0], raised[..., 1]], -1),
     }
     for task in TASKS:
         np.testing.assert_allclose(meant(task, narrow), expected[task], rtol=1e-14)
@@ -192,6 +202,7 @@ NUMPY = {
     "winsorised_mean": lambda z: np.clip(z, *np.sort(z, 0)[[1, -2]]).mean(0),
     "maximum": lambda z: z.max(0),
     "minimum": lambda z: z.min(0),
+    "boosted_sum": lambda z: z.sum(0),
 }
 
 
@@ -210,6 +221,28 @@ def test_fusions_of_numbers_are_those_of_numpy(shape):
         "regression", "mine", partial(FUSIONS["mean_value"], weights=[1] * 4 + [0])
     )
     np.testing.assert_allclose(weighted(z), z[:4].mean(0), rtol=1e-12)
+
+
+def mixture(means, variances):
+    """Return the moments of a mixture of equal parts, by its second moment."""
+    mean = means.mean(0)
+    return np.stack([mean, (variances + means**2).mean(0) - mean**2], -1)
+
+
+def test_means_and_variances_make_a_mixture():
+    outputs = np.random.default_rng(3).standard_normal((5, 6, 2))
+    expected = mixture(outputs[..., 0], np.exp(outputs[..., 1]))
+    fusion = fusion_for("mean_variance", "mixture_moments", FUSIONS["mixture_moments"])
+    np.testing.assert_allclose(fusion(outputs), expected, rtol=1e-12)
+    np.testing.assert_allclose(mean_of("mean_variance", outputs), expected, rtol=1e-12)
+    said = meant("mean_variance", outputs)
+    np.testing.assert_allclose(mean_said("mean_variance", said), expected, rtol=1e-12)
+    said[0, :3] = said[1:, 3] = said[:, 5] = np.nan  # one is silent, one alone, nobody
+    heard = mean_said("mean_variance", said)
+    np.testing.assert_allclose(heard[:3], mixture(said[1:, :3, 0], said[1:, :3, 1]), rtol=1e-9)
+    np.testing.assert_allclose(heard[3], said[0, 3], rtol=1e-12)
+    assert np.isnan(heard[5]).all()
+    np.testing.assert_allclose(heard[4], expected[4], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", rules_of("multilabel").fusions)
@@ -276,9 +309,11 @@ def data_of(task, rows=ROWS, shape=(3,), groups=None):
 def members_of(data, count=4, scale=1.0):
     """Return outputs near the labels, with an error of its own for each member."""
     labels = data.val.labels
-    near = labels if task_of(data.val) == "regression" else 2 * labels - 1
+    near = 2 * labels - 1 if task_of(data.val) == "multilabel" else labels
     errors = NOISE[:count].reshape(count, ROWS, 3)[..., : near[0].size].reshape(count, *near.shape)
     said = [near + scale * error for error in errors]
+    if task_of(data.val) == "mean_variance":
+        said = [np.stack([mean, NOISE[m, :, 2]], -1) for m, mean in enumerate(said)]
     return {m: {s: said[m].copy() for s in ("train", "val", "test")} for m in range(count)}
 
 
@@ -320,9 +355,22 @@ def test_what_base_models_say_is_the_mean_of_those_that_have_a_say(tmp_path, tas
     np.testing.assert_allclose(mean[:8], outputs[1]["train"][:8], rtol=1e-6)
 
 
+def crps_by_integral(said, labels):
+    """Return the mean of the integral over z of (P(z) - [z >= y])^2 of normal distributions."""
+    z = np.linspace(-30, 30, 60_001)
+    total = 0.0
+    for (mean, variance), y in zip(said.astype("f8"), labels, strict=True):
+        p = scipy.special.ndtr((z - mean) / np.sqrt(variance))
+        total += scipy.integrate.trapezoid((p - (z >= y)) ** 2, z)
+    return total / len(labels)
+
+
 def oracle(task, metric, said, labels):
     """Return what scikit-learn scores."""
-    if task == "regression":
+    if metric == "crps":
+        return crps_by_integral(said, labels)
+    if task in ("regression", "mean_variance"):
+        said = said if task == "regression" else said[:, 0]
         if metric == "rmse":
             return sklearn.metrics.mean_squared_error(labels, said) ** 0.5
         return sklearn.metrics.mean_absolute_error(labels, said)
@@ -336,14 +384,19 @@ def oracle(task, metric, said, labels):
 
 
 @pytest.mark.parametrize(
-    ("task", "shape"), [("multilabel", (3,)), ("regression", ()), ("regression", (2,))]
+    ("task", "shape"),
+    [("multilabel", (3,)), ("regression", ()), ("regression", (2,)), ("mean_variance", ())],
 )
 def test_every_score_is_that_of_scikit_learn_with_intervals_over_groups(tmp_path, task, shape):
     groups = np.repeat(np.arange(ROWS // 3), 3)
     population = population_of(tmp_path, task, shape=shape, groups=groups)
     board = compare_fusions(population, replicates=20, seed=5)
     labels, counts = population.labels("val"), bootstrap_counts(ROWS, 20, seed=5, groups=groups)
-    names = {"multilabel": ["nll", "brier", "f1"], "regression": ["rmse", "mae"]}[task]
+    names = {
+        "multilabel": ["nll", "brier", "f1"],
+        "regression": ["rmse", "mae"],
+        "mean_variance": ["crps", "rmse", "mae"],
+    }[task]
     assert board.document["metrics"] == names
     stack = population.stack("val")
     said = {f"member {i}": mean_of(task, one[None]) for i, one in enumerate(stack)}
@@ -355,7 +408,10 @@ def test_every_score_is_that_of_scikit_learn_with_intervals_over_groups(tmp_path
             if found is None:
                 assert (row["name"], metric in ("nll", "brier")) == ("hard_vote", True)
                 continue
-            assert found["value"] == pytest.approx(oracle(task, metric, answer, labels), rel=1e-6)
+            close = 1e-3 if metric == "crps" else 1e-6  # the integral is a sum
+            assert found["value"] == pytest.approx(oracle(task, metric, answer, labels), rel=close)
+    if task == "mean_variance":
+        return
     metric, answer, found = names[0], said["member 1"], board.row("member 1")["val"]
     drawn = [
         oracle(task, metric, np.repeat(answer, n, 0), np.repeat(labels, n, 0))

@@ -13,7 +13,7 @@ from polyfuse.combining.judging import Row
 from polyfuse.errors import DataError, printable
 from polyfuse.leaks import refuse_trained
 from polyfuse.population import FITTED, BaseModel, Population, write_fusion
-from polyfuse.tasks import meant
+from polyfuse.tasks import mean_said, meant, rules_of
 
 ON = ("val", "train")  # where fusions may be fitted
 Array = NDArray[Any]
@@ -68,7 +68,7 @@ def given_of(population: Population, on: str) -> Given:
         kind=kind_of(task, labels),
         names=tuple(names),
         fingerprints=("",) * count,
-        spaces=("value" if task == "regression" else "logit",) * count,
+        spaces=("value" if rules_of(task).space == "value" else "logit",) * count,
         val=_rows(task, said[:, rows], labels[rows], own_groups),
         test=_rows(task, _said(population, "test"), population.labels("test"))
         if on == "val"
@@ -102,7 +102,7 @@ def answers_of(population: Population, on: str, row: Row) -> dict[str, Array]:
     task, shape = population.task, population.members[0].predictions("val").shape[1:]
     if on == "val":  # they are as they go out, but for an axis of one number
         return {
-            s: said.reshape(-1, *shape) if task == "regression" else said
+            s: said.reshape(-1, *shape) if rules_of(task).space == "value" else said
             for s, said in row.said.items()
         }
     return {
@@ -168,7 +168,7 @@ def answer(population: Population, name: str, logits: Mapping[int, Array]) -> Ar
     filler = next(iter(logits.values()))
     task = population.task
     said = [
-        np.mean([meant(task, logits.get(index, filler)) for index in indices], 0)
+        mean_said(task, np.stack([meant(task, logits.get(index, filler)) for index in indices]))
         for indices in population.fusion(name)["voices"]
     ]
     return _asked(task, fitted_from(population.fit(name)), np.stack(said), filler.shape[1:])
@@ -191,7 +191,7 @@ def _laid_out(task: str, said: Array) -> Array:
 def _asked(task: str, fitted: Any, said: Array, shape: tuple[int, ...]) -> Array:
     """Return what was fitted says of voices, as it goes out of a run."""
     answer = say(fitted, _laid_out(task, said))
-    if task == "regression":
+    if rules_of(task).space == "value":
         return answer.reshape(len(answer), *shape)
     return outward("multilabel", answer) if task == "multilabel" else answer
 

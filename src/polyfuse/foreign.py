@@ -14,7 +14,7 @@ from polyfuse.members import Member
 from polyfuse.population import Population
 from polyfuse.predictions import Predictions, as_task, map_array, read_predictions
 from polyfuse.predictions.joining import Rows, join
-from polyfuse.tasks import meant
+from polyfuse.tasks import CLASSES, meant, rules_of
 
 NEEDED = ("val", "test")
 TINY = float(np.finfo(np.float32).tiny)
@@ -109,7 +109,7 @@ def _read(population: Population, split: str, given: Any, name: str, space: str 
             "probabilities or logits: bring those, one column a class"
         )
     if shape is not None and shaped.array.shape[1:] != shape:
-        same = "outputs" if population.task == "regression" else "classes"
+        same = "outputs" if rules_of(population.task).space == "value" else "classes"
         raise DataError(
             f"'{printable(member.name)}' has {shaped.array.shape[1:]} a row, but members of "
             f"'{printable(population.path)}' have {shape}; bring the same {same}"
@@ -155,7 +155,7 @@ def _shaped(member: Predictions, task: str, shape: tuple[int, ...] | None) -> Pr
     """Return a member in the shape that members of a population have."""
     if task == "regression":
         return _of_numbers(member, shape)
-    return as_task(member, task if task == "multilabel" else _task(member, shape))
+    return as_task(member, _task(member, shape) if task == CLASSES else task)
 
 
 def _of_numbers(member: Predictions, shape: tuple[int, ...] | None) -> Predictions:
@@ -195,6 +195,9 @@ def _in_order(member: Predictions) -> Predictions:
 def _logits(member: Predictions) -> Logits:
     """Return logits and numbers as they came; of probabilities, once checked, their logits."""
     said = as_probabilities(member, str(member.task)).array
+    if member.task == "mean_variance":
+        logs = np.log(np.maximum(said[:, 1], TINY))
+        return np.stack([said[:, 0], logs], -1).astype(np.float32)
     if member.space in ("logit", "value"):
         return np.asarray(member.array, np.float32)
     logs = np.log(np.maximum(said, TINY))
@@ -336,5 +339,6 @@ def _same(task: str, member: Member, split: str, logits: Logits) -> bool:
     if other.shape != logits.shape:
         return False
     ours, theirs = meant(task, logits), meant(task, other)
-    spread = 1.0 if task != "regression" else float(np.ptp(theirs))  # numbers have any scale
+    numbers = rules_of(task).space == "value"
+    spread = float(np.ptp(theirs)) if numbers else 1.0  # numbers have any scale
     return bool(np.allclose(ours, theirs, rtol=0, atol=_SAME * spread))

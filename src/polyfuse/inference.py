@@ -28,7 +28,8 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
         rows: all rows where None.
 
     Returns:
-        `(rows, ..., classes)` float32; of a regression in the shape of the labels.
+        `(rows, ..., classes)` float32; of a regression in the shape of the labels, or `(rows, 2)`
+        mean and log-variance.
 
     Raises:
         TrainingError: the outputs hold NaN or infinity.
@@ -111,13 +112,20 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
 
 def _refuse_shape(task: str, shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
     """Refuse outputs of another shape than that of the labels of these samples asks for."""
-    outputs = shape[:-1] if task == CLASSES else shape
-    if outputs == labels and (task != "multilabel" or len(labels) == 2):
+    fits = {
+        "classification": shape[:-1] == labels,
+        "multilabel": shape == labels and len(labels) == 2,
+        "regression": shape == labels,
+        "mean_variance": shape == (*labels, 2) and len(labels) == 1,
+    }
+    if fits[task]:
         return
     fixes = {
         "classification": f"the output must be {labels} followed by the number of classes",
         "multilabel": "the task multilabel takes labels (rows, labels) and one logit for each",
         "regression": "the task regression takes as many outputs as there are numbers to predict",
+        "mean_variance": "the task mean_variance takes labels (rows,), and mean and log-variance "
+        "of each, (rows, 2)",
     }
     fix = fixes[task]
     if task == "regression" and shape == (*labels, 1):
@@ -155,12 +163,12 @@ def _refuse_no_answers(labels: Labels, shape: tuple[int, ...]) -> None:
 def _refuse_no_numbers(labels: Labels, shape: tuple[int, ...]) -> None:
     if labels.dtype.kind != "f":
         raise DataError(
-            f"labels of the task regression are {labels.dtype}; convert them: "
+            f"labels that are numbers to predict are {labels.dtype}; convert them: "
             "labels.astype('float32')"
         )
     if not np.isfinite(labels).all():
         raise DataError(
-            "labels of the task regression hold NaN or infinity in "
+            "labels that are numbers to predict hold NaN or infinity in "
             f"{int((~np.isfinite(labels.reshape(len(labels), -1)).all(1)).sum())} of {len(labels)} "
             "rows; leave out rows without a label"
         )
@@ -170,6 +178,7 @@ _REFUSE: dict[str, Callable[[Labels, tuple[int, ...]], None]] = {
     "classification": _refuse_no_classes,
     "multilabel": _refuse_no_answers,
     "regression": _refuse_no_numbers,
+    "mean_variance": _refuse_no_numbers,
 }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from polyfuse.metrics import Root, Score, Terms, interval
 from polyfuse.population import Population
 from polyfuse.row_scores import Scores, draw
-from polyfuse.tasks import mean_of, meant
+from polyfuse.tasks import mean_of, mean_said, meant
 
 Metric = Callable[..., Score]
 
@@ -60,22 +60,13 @@ def score_out_of_fold(
     result: dict[str, Any] = {"rows": int(said.sum()), "metric": name}
     result["train"] = interval(_of_rows(each, said), counts)._asdict()
     if heard.sum(0).max() > 1:
-        score = metric(_mean_told(meant(task, outputs), heard)[said], labels[said])
+        score = metric(mean_said(task, meant(task, outputs))[said], labels[said])
         result["together"] = interval(score, counts)._asdict()
     if test:
         speaking = [m for m, rows in zip(population.members, heard, strict=True) if rows.any()]
         mean = _mean([test[member.name][name] for member in speaking])
         result["test"] = interval(mean, draw(population, "test", replicates, seed + 1))._asdict()
     return result
-
-
-def _mean_told(told: NDArray[Any], heard: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the mean over the members that did not see a row; NaN where there is none."""
-    shape = (*heard.shape, *[1] * (told.ndim - 2))
-    total = np.where(heard.reshape(shape), told, 0).sum(0)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[Any] = total / heard.sum(0).reshape(shape[1:])
-    return mean
 
 
 def _of_rows(each: Sequence[tuple[NDArray[np.bool_], Score]], said: NDArray[np.bool_]) -> Score:

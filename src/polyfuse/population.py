@@ -32,7 +32,7 @@ from polyfuse.members import (
     open_member,
     write_arrays,
 )
-from polyfuse.tasks import CLASSES, kept, meant
+from polyfuse.tasks import CLASSES, kept, mean_said, meant
 
 FITTED = "fitted"  # the kind of a fusion that was fitted on held-out rows
 
@@ -233,7 +233,7 @@ class Population:
         """
         stacked, bases = meant(self.task, self.stack(split)), self.base_models()
         heard = [base.members if split == "train" else self.speakers(base) for base in bases]
-        return np.stack([_mean_said(stacked[list(numbers)]) for numbers in heard])
+        return np.stack([mean_said(self.task, stacked[list(numbers)]) for numbers in heard])
 
     def base_trained(self, split: str) -> NDArray[np.bool_]:
         """Return where a base model speaks through a member that trained on the row.
@@ -359,14 +359,6 @@ def _name_of(members: Sequence[Member], several: bool) -> str:
         return members[0].name
     model = f", model {members[0].factory}" if several else ""
     return f"{members[0].record.get('strategy')} of {len(members)}{model}"
-
-
-def _mean_said(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the members that have a say; NaN where none has."""
-    said = ~np.isnan(probabilities)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(said, probabilities, 0).sum(0) / said.sum(0)
-    return mean
 
 
 def _fusion_record(folder: Path) -> Mapping[str, Any]:

@@ -22,7 +22,12 @@ from polyfuse.significance import LEVEL, compare_pairs
 
 _MORE = ("accuracy", "balanced_accuracy", "f1", "auroc", "brier", "ece", "ece_equal_mass", "aurc")
 MORE_METRICS: dict[str, Callable[..., Score]] = {name: METRICS[name] for name in _MORE}
-_FIT = {"classification": _MORE, "multilabel": ("accuracy", "auroc"), "regression": ()}
+_FIT: dict[str, tuple[str, ...]] = {
+    "classification": _MORE,
+    "multilabel": ("accuracy", "auroc"),
+    "regression": (),
+    "mean_variance": (),
+}
 
 Scores = Mapping[str, Mapping[str, Score | None]]  # row name -> metric -> score
 
@@ -35,7 +40,7 @@ def all_metrics(
     Args:
         blank: the class that means "no character"; None outside character strings.
         more: names out of `MORE_METRICS`.
-        task: "classification", "multilabel" or "regression".
+        task: "classification", "multilabel", "regression" or "mean_variance".
 
     Raises:
         PolyfuseError: an unknown name.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyfuse.combine import BOOSTED_COMBINERS, CLASS_COMBINERS, mean_value
+from polyfuse.combine import BOOSTED_COMBINERS, CLASS_COMBINERS, mean_value, mixture_moments
 from polyfuse.errors import DataError, did_you_mean, printable
 from polyfuse.sequences import SEQUENCE_COMBINERS, strings
 
 Array = NDArray[Any]
 Fusion = Callable[..., Any]
-TaskName = Literal["classification", "multilabel", "regression"]
+TaskName = Literal["classification", "multilabel", "regression", "mean_variance"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 CLASSES: TaskName = "classification"  # of a split, or a folder, that does not say its task
 FUSIONS: dict[str, Fusion] = {
@@ -23,6 +23,7 @@ FUSIONS: dict[str, Fusion] = {
     **SEQUENCE_COMBINERS,
     **BOOSTED_COMBINERS,
     "mean_value": mean_value,
+    "mixture_moments": mixture_moments,
 }
 OF_NUMBERS = (
     "mean_value",
@@ -55,7 +56,7 @@ class Rules(NamedTuple):
 
 RULES: dict[str, Rules] = {
     "classification": Rules(
-        tuple(name for name in FUSIONS if name != "mean_value"),
+        (*CLASS_COMBINERS, *SEQUENCE_COMBINERS, *BOOSTED_COMBINERS),
         {},
         "mean_probability",
         "log_prob",
@@ -70,6 +71,10 @@ RULES: dict[str, Rules] = {
         ("name", "labels"),
     ),
     "regression": Rules(OF_NUMBERS, {"space": "value"}, "mean_value", "value", ("name", "value")),
+    # A model gives the mean and the logarithm of the variance; a variance is what goes out.
+    "mean_variance": Rules(
+        ("mixture_moments",), {}, "mixture_moments", "value", ("name", "mean and variance")
+    ),
 }
 
 
@@ -116,6 +121,8 @@ def fusion_for(task: str, name: str, fusion: Fusion) -> Fusion:
             f"{printable(name)} does not fit the task {task}, which takes "
             f"{', '.join(rules.fusions)}, or a function of your own"
         )
+    if task == "mean_variance":
+        return partial(_of_variances, fusion)
     taken = inspect.signature(fusion).parameters
     given = fusion.keywords if isinstance(fusion, partial) else {}
     fill = {key: value for key, value in rules.options.items() if key in taken and key not in given}
@@ -151,7 +158,9 @@ def default_fusions(task: str, blank: int | None) -> list[str]:
         >>> default_fusions("regression", None)
         ['mean_value', 'median', 'trimmed_mean']
     """
-    if rules_of(task).space == "value":
+    if task == "mean_variance":
+        return ["mixture_moments"]
+    if task == "regression":
         return ["mean_value", "median", "trimmed_mean"]
     votes = ["hard_vote"] if blank is None else list(SEQUENCE_COMBINERS)
     return ["mean_probability", "mean_logit", *votes]
@@ -165,7 +174,8 @@ def mean_of(task: str, outputs: Array) -> Array:
         outputs: `(member, row, ...)` floating; of one member `outputs[None]`.
 
     Returns:
-        `(row, ...)` as answers go out: probabilities of the classes, of each label, or numbers.
+        `(row, ...)` as answers go out: probabilities of the classes, of each label, numbers; or
+        mean and variance of the members' mixture.
 
     Example:
         >>> mean_of("multilabel", np.zeros((1, 1, 2))).tolist()
@@ -180,16 +190,42 @@ def meant(task: str, outputs: Array) -> NDArray[np.float64]:
 
     Args:
         task: of the run.
-        outputs: `(..., class)` or `(..., label)` logits, or numbers.
+        outputs: `(..., class)` or `(..., label)` logits, or numbers; `(..., 2)` mean and
+            log-variance, of which the variance is returned.
 
     Example:
         >>> meant("classification", np.zeros((1, 2))).tolist()
         [[0.5, 0.5]]
     """
+    if task == "mean_variance":
+        return _with_variances(np.asarray(outputs, np.float64))
     wide = torch.from_numpy(np.asarray(outputs, np.float64))
     if task == "classification":
         return np.asarray(torch.softmax(wide, -1).numpy())
     return np.asarray((torch.sigmoid(wide) if task == "multilabel" else wide).numpy())
+
+
+def mean_said(task: str, said: Array) -> NDArray[np.float64]:
+    """Return the mean of what members say, over those that have a say; NaN where none has.
+
+    Args:
+        task: of the run.
+        said: `(member, ...)`, as `meant` returns it. Of means and variances the moments of the
+            mixture come back: the variance between the members' means is in it.
+
+    Example:
+        >>> mean_said("regression", np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+        [2.0, nan]
+        >>> mean_said("mean_variance", np.array([[1.0, 0.5], [3.0, 0.5]])).tolist()
+        [2.0, 1.5]
+    """
+    heard = ~np.isnan(said)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(heard, said, 0).sum(0) / heard.sum(0)
+        if task == "mean_variance":
+            apart = np.where(heard[..., 0], (said[..., 0] - mean[..., 0]) ** 2, 0)
+            mean[..., 1] += apart.sum(0) / heard[..., 0].sum(0)
+    return mean
 
 
 def kept(task: str, answer: Array) -> tuple[str, Array]:
@@ -236,11 +272,20 @@ def written(task: str, prediction: Array, blank: int | None) -> list[str]:
     if task == "multilabel":
         rows = prediction == 1 if decided else prediction > 0.5
         return [" ".join(map(str, np.flatnonzero(row))) for row in rows]
-    if task == "regression":
+    if rules_of(task).space == "value":
         # NumPy writes the shortest text that reads back as the same number.
         return [" ".join(row) for row in prediction.reshape(len(prediction), -1).astype(str)]
     classes = prediction if decided else prediction.argmax(-1)
     return [str(c) for c in classes.tolist()]
+
+
+def _with_variances(outputs: Array) -> Array:
+    """Return means and variances, of means and log-variances."""
+    return np.concatenate([outputs[..., :1], np.exp(outputs[..., 1:])], -1)
+
+
+def _of_variances(fusion: Fusion, outputs: Array) -> Array:
+    return np.asarray(fusion(_with_variances(outputs)))
 
 
 def _innermost(function: Fusion) -> Fusion:

@@ -253,7 +253,7 @@ def test_a_loss_or_a_model_of_another_task_is_told_before_training(tmp_path):
     recipe = recipe_of(tmp_path, "regression", outputs=1, val_labels=bad)
     with pytest.raises(DataError, match=r"data.npz', val split: labels hold NaN.* in 1 of 20"):
         run(recipe, out=tmp_path / "RUN")
-    with pytest.raises(RecipeError, match="'classification', 'multilabel' or 'regression'"):
+    with pytest.raises(RecipeError, match="'multilabel', 'regression' or 'mean_v"):
         run(recipe, out=tmp_path / "RUN", settings=["data.task=regresion"])
     with pytest.raises(DataError, match=r"train split: labels must be whole .*task=\"regression\""):
         run(recipe, out=tmp_path / "RUN", settings=["data.task=classification"])
@@ -264,6 +264,36 @@ def test_without_fusions_the_plain_mean_of_the_task_is_there(tmp_path):
     board = run(recipe_of(tmp_path, "regression"), out=tmp_path / "RUN", settings=quick).scoreboard
     assert [row["name"] for row in board.rows] == ["member 0", "member 1", "mean_value"]
     assert str(Run(tmp_path / "RUN").scoreboard) == str(board)
+
+
+def test_means_and_variances_go_through(tmp_path):
+    labels = {f"{split}_labels": rows("regression", split)[1][:, 0] for split in SIZES}
+    recipe = recipe_of(tmp_path, "mean_variance", 2, "gaussian_nll", **labels)
+    finished = run(recipe, out=tmp_path / "RUN", settings=["soups=[]", "averaging={}"])
+    population, board = finished.population, finished.scoreboard
+    assert [row["name"] for row in board.rows] == ["member 0", "member 1", "mixture_moments"]
+    assert board.document["metrics"] == ["crps", "rmse", "mae"]
+    stack = population.stack("test").astype("f8")
+    means, variances = stack[..., 0], np.exp(stack[..., 1])
+    expected = np.stack([means.mean(0), variances.mean(0) + means.var(0)], -1)
+    np.testing.assert_allclose(population.said("mixture_moments", "test"), expected, rtol=1e-5)
+    head, lines = submitted(finished.path)
+    assert head == "name,mean and variance"
+    np.save(tmp_path / "new.npy", rows("regression", "test")[0])
+    assert finished.predict(tmp_path / "new.npy") == lines
+    fitted = combine_population(finished, ["mean", "caruana"], folds=2)
+    assert fitted.names == ("mean", "caruana")
+    np.testing.assert_allclose(population.said("mean", "test"), expected, rtol=1e-5)
+    given = {
+        s: np.stack([population.labels(s) + 0.1, np.full(SIZES[s], 0.2)], -1)
+        for s in ("val", "test")
+    }
+    member = add_member(finished, "other", predictions=given).member
+    outputs = member.predictions("test")
+    np.testing.assert_allclose(outputs[:, 1], np.log(0.2), rtol=1e-6)
+    assert finished.scoreboard.best == "other"
+    with pytest.raises(DataError, match="negative variances"):
+        add_member(finished, "odd", predictions={s: -np.ones((SIZES[s], 2)) for s in given})
 
 
 # Every strategy sees rows, whatever their labels are ---------------------------------------------

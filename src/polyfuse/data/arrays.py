@@ -27,11 +27,13 @@ class Arrays:
     Args:
         values: `(n, ...)` inputs, tensor or array; integers are read as floats.
         labels: `(n,)` or `(n, positions)` classes from 0; of the task "multilabel" `(n, labels)`
-            zeros and ones; of "regression" `(n,)` or `(n, outputs)` numbers. None where unknown.
+            zeros and ones; of "regression" `(n,)` or `(n, outputs)` numbers; of "mean_variance"
+            `(n,)` numbers. None where unknown.
         groups: `(n,)`; rows of one group are never divided between folds.
         names: one name a row; `0, 1, ...` by default.
         blank: the class that means "no character", for character strings only.
-        task: "classification", "multilabel" (labels do not exclude each other) or "regression".
+        task: "classification", "multilabel" (labels do not exclude each other), "regression", or
+            "mean_variance" (a model says how sure it is of a number: see `losses.gaussian_nll`).
 
     Raises:
         DataError: no rows, lengths that differ, NaN or infinite inputs, labels that do not fit the
@@ -96,8 +98,9 @@ def read_npz(*, path: str, blank: int | None = None, task: TaskName = CLASSES) -
             optionally `test_labels` and `train_groups`, `val_groups`, `test_groups`.
             Inputs of type uint8 with four axes are images: 0 to 255 is read as 0 to 1.
         blank: the class that means "no character", for character strings only.
-        task: what the labels are: "classification", "multilabel" or "regression". Of regression
-            one number a row is read as one output, `(n, 1)`, as the models that recipes name give.
+        task: what the labels are: "classification", "multilabel", "regression" or "mean_variance".
+            Of regression one number a row is read as one output, `(n, 1)`, as the models that
+            recipes name give.
 
     Raises:
         DataError: no such file, no `.npz`, arrays missing, pickled, or of different lengths;
@@ -289,8 +292,19 @@ def _numbers(what: str, given: Any, rows: int) -> Labels:
     return narrow
 
 
+def _one_number(what: str, given: Any, rows: int) -> Labels:
+    numbers = _numbers(what, given, rows)
+    if numbers.ndim > 1:
+        raise DataError(
+            f"{what} of the task mean_variance must be one number a row, (rows,), got shape "
+            f"{numbers.shape}; give labels[:, 0], or a run to each of them"
+        )
+    return numbers
+
+
 _LABELS: dict[str, Callable[[str, Any, int], Labels]] = {
     "classification": _classes,
     "multilabel": _yes_or_no,
     "regression": _numbers,
+    "mean_variance": _one_number,
 }

@@ -21,7 +21,7 @@ class Split(Protocol):
     Attributes:
         labels: `(n,)` classes or `(n, positions)` classes, int64; None where nobody knows them.
             Of the task "multilabel" `(n, labels)` zeros and ones; of "regression" `(n,)` or
-            `(n, outputs)` float32.
+            `(n, outputs)` float32; of "mean_variance" `(n,)` float32.
         names: one name a row, as a submission file wants them.
         groups: `(n,)` int64; rows of one group share a source and are never divided between
             folds. None where every row stands alone.
@@ -66,7 +66,8 @@ def task_of(split: Split) -> str:
 
     Returns:
         "classification": one class a row, or one a head; "multilabel": labels that do not exclude
-        each other; "regression": numbers.
+        each other; "regression": numbers; "mean_variance": one number a row, of which a model says
+        mean and variance.
 
     Raises:
         DataError: it says that it is of another task.

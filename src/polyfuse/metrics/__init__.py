@@ -9,6 +9,9 @@ picks those that fit a task.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
 
 from polyfuse.metrics.base import Floats, Labels, Root, Score, Terms
 from polyfuse.metrics.bootstrap import (
@@ -94,7 +97,7 @@ def metrics_for(blank: int | None, task: str = "classification") -> dict[str, Ca
 
     Args:
         blank: the class that means "no character"; None outside character strings.
-        task: "classification", "multilabel" or "regression".
+        task: "classification", "multilabel", "regression" or "mean_variance".
 
     Example:
         >>> list(metrics_for(None)), list(metrics_for(10))[0]
@@ -104,6 +107,8 @@ def metrics_for(blank: int | None, task: str = "classification") -> dict[str, Ca
     """
     if task == "regression":
         return {"rmse": rmse, "mae": mae}
+    if task == "mean_variance":
+        return {"crps": crps, "rmse": partial(_of_mean, rmse), "mae": partial(_of_mean, mae)}
     if task == "multilabel":
         return {"nll": nll, "brier": brier, "f1": partial(f1, multilabel=True)}
     if blank is None:
@@ -113,3 +118,8 @@ def metrics_for(blank: int | None, task: str = "classification") -> dict[str, Ca
         "character_accuracy": partial(character_accuracy, blank=blank),
         "nll": nll,
     }
+
+
+def _of_mean(metric: Callable[..., Score], prediction: NDArray[Any], labels: Labels) -> Score:
+    """Score the means alone of `(n, 2)` means and variances."""
+    return metric(prediction[..., 0], labels)
