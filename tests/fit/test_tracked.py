@@ -115,6 +115,30 @@ def test_an_average_keeps_its_own_best_epoch(tracked, name):
     assert kept.loss == min(losses) == pytest.approx(float(loss), rel=1e-6)
 
 
+def test_without_stopping_rows_the_last_epoch_is_kept(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(done, total, note):
+        if done == 2:
+            raise Killed
+
+    recording, none = Recording(), STOP[:0]
+    options = fixed(averaging={"swa": swa()}, optimizer=recording)
+    whole = fit_member(net(), DATA, LEARN, none, options, seed=3)
+    kept = whole.averages["swa"]
+    assert (kept.best_epoch, kept.loss) == (4, None)
+    for place, (name, _) in enumerate(net().named_parameters()):
+        mean = torch.stack([step[place].double() for step in recording.steps]).mean(0)
+        torch.testing.assert_close(kept.state[name].double(), mean, rtol=1e-5, atol=1e-6)
+    again = partial(fit_member, net(), DATA, LEARN, none, options, seed=3, resume=tmp_path / "r")
+    with pytest.raises(Killed):
+        again(notify=kill)
+    resumed = again().averages["swa"]
+    assert tiny.same(resumed.state, kept.state)
+    assert resumed[1:] == kept[1:]
+
+
 def test_an_average_that_has_not_begun_is_not_scored(tracked):
     fitted, _, _ = tracked
     assert ["late_stopping_loss" in epoch for epoch in fitted.history] == [False, False, True, True]

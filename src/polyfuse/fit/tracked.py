@@ -21,12 +21,12 @@ class Kept(NamedTuple):
     Attributes:
         state: weights, on the CPU, with batch-norm statistics of their own.
         best_epoch: from 1.
-        loss: on the stopping rows.
+        loss: on the stopping rows; None where there are none, and the last epoch is kept.
     """
 
     state: dict[str, Tensor]
     best_epoch: int
-    loss: float
+    loss: float | None
 
 
 class Inputs:
@@ -94,17 +94,23 @@ class Tracked:
         """Take in the weights after a step of the optimiser, that so many rows have led to."""
         self.averages.update(samples=rows)
 
-    def epoch(self, evaluate: Callable[[], float]) -> dict[str, float]:
+    def epoch(self, evaluate: Callable[[], float] | None) -> dict[str, float]:
         """End an epoch: score each average that has begun, and keep it if it is its best so far.
 
         Args:
-            evaluate: the model's loss on the stopping rows, with the weights it has then.
+            evaluate: the model's loss on the stopping rows, with the weights it has then; None
+                where there are none: an average is then kept as it is now.
 
         Returns:
             The losses, as facts for the history.
         """
         self.averages.end_epoch()
         begun = [name for name in self.averages.names if self.averages.updates(name)]
+        if evaluate is None:
+            for name in begun:
+                self._measure(name)
+                self._keep(name, None)
+            return {}
         return {f"{name}_stopping_loss": self._score(name, evaluate) for name in begun}
 
     def begun(self) -> bool:
@@ -126,15 +132,22 @@ class Tracked:
         self.best = {name: Kept(*kept) for name, kept in state["best"].items()}
 
     def _score(self, name: str, evaluate: Callable[[], float]) -> float:
-        with self.precision():
-            self.averages.reestimate(name, self.inputs)
+        self._measure(name)
         with self.averages.applied(name):
             loss = evaluate()
-        if name not in self.best or loss < self.best[name].loss:
-            average = self.averages.average(name)
-            state = {each: tensor.detach().cpu().clone() for each, tensor in average.items()}
-            self.best[name] = Kept(state, self.averages.epoch, loss)
+        best = self.best[name].loss if name in self.best else None
+        if best is None or loss < best:
+            self._keep(name, loss)
         return loss
+
+    def _measure(self, name: str) -> None:
+        with self.precision():
+            self.averages.reestimate(name, self.inputs)
+
+    def _keep(self, name: str, loss: float | None) -> None:
+        average = self.averages.average(name)
+        state = {each: tensor.detach().cpu().clone() for each, tensor in average.items()}
+        self.best[name] = Kept(state, self.averages.epoch, loss)
 
 
 def _refuse_late(rules: Mapping[str, AveragingRule], steps: int) -> None:
