@@ -11,13 +11,20 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 SVG = "{http://www.w3.org/2000/svg}"
-WORDS = {"averaging.py": ["--quick"], "selection.py": ["--quick"]}
+WORDS = {"averaging.py": ["--quick"], "selection.py": ["--quick"], "snapshot.py": ["--quick"]}
 SHOWN = {
     "own_model.py": "mean_probability",
     "averaging.py": "Helped",
     "selection.py": "member 7 trained on 150 of the 150 rows",
+    "snapshot.py": "Better by both",
 }
-LEFT = {"own_model.py": ["runs"], "averaging.py": ["averaging.svg"], "selection.py": []}
+LEFT = {
+    "own_model.py": ["runs"],
+    "averaging.py": ["averaging.svg"],
+    "selection.py": [],
+    "snapshot.py": ["snapshot.svg"],
+}
+MARKS = {"averaging.svg": ("polyline", 2 * 5), "snapshot.svg": ("circle", 2 * 6)}
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
@@ -28,7 +35,8 @@ def test_example_runs(script, tmp_path):
     assert SHOWN[script.name] in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == LEFT[script.name]
     for picture in tmp_path.glob("*.svg"):
-        assert len(list(ElementTree.parse(picture).iter(f"{SVG}polyline"))) == 2 * 5
+        kind, count = MARKS[picture.name]
+        assert len(list(ElementTree.parse(picture).iter(f"{SVG}{kind}"))) == count
 
 
 def test_own_model_is_twenty_lines():
