@@ -160,9 +160,8 @@ def test_faults_of_the_list(combine, fault):
         (
             "{name: kfold, folds: 2}",
             1,
-            ["mixture_moments", "caruana", "quantile_average"],
+            ["caruana", "quantile_average"],
             [
-                "mixture_moments: mixture_moments does not fit the task multiclass, which takes ",
                 "quantile_average: quantile_average does not fit the task multiclass, which takes ",
             ],
         ),
