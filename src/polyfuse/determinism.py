@@ -7,6 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 
+def seed_of(*key: int) -> int:
+    """Return the seed that a key stands for.
+
+    Example:
+        >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
+        (True, False)
+    """
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed torch, NumPy and random from a key; give them their own states back afterwards.
@@ -22,7 +32,7 @@ def seeded(*key: int) -> Iterator[None]:
     """
     import torch
 
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    seed = seed_of(*key)
     kept_numpy, kept_random = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

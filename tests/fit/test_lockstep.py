@@ -119,6 +119,29 @@ def test_augmentation_is_drawn_as_for_each_alone():
     check_alike(lanes(plain, fixed(augmentation=noise)))
 
 
+def test_a_batch_that_members_share_is_loaded_and_augmented_once(monkeypatch):
+    monkeypatch.setattr("polyfuse.fit.lockstep.PRELOADED", 0)
+    calls = []
+
+    def counted(inputs, generator):
+        calls.append(tuple(inputs.shape))
+        return noise(inputs, generator)
+
+    options = fixed(augmentation=counted, order_seed=5)
+    rows = np.arange(24)
+    given = [lane._replace(learn=rows) for lane in lanes(normed, options, weighted=False)]
+    weighted = [lane._replace(weights=np.arange(24.0) + lane.seed) for lane in given]
+    check_alike(weighted)
+    calls.clear()
+    first, second, _ = fit_together(given, DATA)
+    assert calls == [(8, 4)] * 9
+    assert not tiny.same(first.state, second.state)
+
+
+def test_an_order_that_is_shared_is_that_of_each_members_own_rows():
+    check_alike(lanes(normed, fixed(augmentation=noise, order_seed=5)))
+
+
 def test_class_weights_and_a_sampler_are_those_of_each_member():
     from polyfuse.fit.sampling import balanced
 

@@ -93,6 +93,9 @@ class FitOptions:
             are scaled to a mean of 1. The stopping loss is never weighted.
         sampler: `(rows, labels, generator) -> places` among the learning rows, in the order of
             one epoch, as many in every epoch; None draws a permutation.
+        order_seed: decides the order of the rows and the augmentation, for all members alike; in
+            lock-step, a batch of members with the same rows is then loaded and augmented once.
+            None: each member's own seed does.
         augmentation: `(inputs, generator) -> inputs` on a training batch, or None.
         adversary: `(inputs, gradient of the loss) -> inputs` that the model is trained on, too:
             the loss is the mean of that of the true inputs and that of the changed ones, and takes
@@ -133,6 +136,7 @@ class FitOptions:
     loss: Callable[..., Tensor] = cross_entropy
     class_weights: Literal["balanced"] | Sequence[float] | None = None
     sampler: Sampler | None = None
+    order_seed: int | None = None
     augmentation: Callable[[Tensor, torch.Generator], Tensor] | None = None
     adversary: Callable[[Tensor, Tensor], Tensor] | None = None
     patience: int | None = None
@@ -187,6 +191,7 @@ _NEWER: dict[str, Any] = {
     "averaging": {},
     "class_weights": None,
     "sampler": None,
+    "order_seed": None,
     "adversary": None,
     "devices": 1,
 }

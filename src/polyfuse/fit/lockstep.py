@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polyfuse.data.base import Rows, Split
-from polyfuse.determinism import seeded, threads
+from polyfuse.determinism import seed_of, seeded, threads
 from polyfuse.errors import TrainingError
 from polyfuse.fit import progress
 from polyfuse.fit.base import Diverged, FitOptions, Fitted, Notify, OutOfTime, silent
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PRELOADED = 256 << 20  # bytes: inputs that take no more are loaded once, for all epochs
 _KEY = "members in lock-step"
+Draw = torch.Generator
 
 
 class Lane(NamedTuple):
@@ -170,14 +171,13 @@ class Lockstep:
         self._stack(active)
         order, options = active[0].order, self.options
         places = [member.order.batches(number) for member in active]
-        draws = self.stack.generators = self._generators(active, number)
-        augments = [torch.Generator().manual_seed(draw.initial_seed()) for draw in draws]
+        self.stack.generators = self._generators(active, number)
+        augments = [torch.Generator().manual_seed(self._augments(m, number)) for m in active]
         seen: list[tuple[list[int], int, Tensor]] = []
         for i in range(order.count)[:batches]:
             for size, who in _by_size([len(each[i]) for each in places]).items():
-                some = [active[place] for place in who]
-                batch = self.feed(some, [places[p][i] for p in who], [augments[p] for p in who])
-                losses = self.stack.losses(who, *batch)
+                given = [(active[p], places[p][i], augments[p]) for p in who]
+                losses = self._losses(who, given)
                 (losses.sum() / order.share(i)).backward()  # type: ignore[no-untyped-call]
                 seen.append((who, size, losses.detach()))
             if order.ends_step(i):
@@ -186,6 +186,23 @@ class Lockstep:
                 total = order.steps * options.epochs
                 self.optimizer.step(options.schedule(order.step(number, i), total))
         return _means(seen, len(active))
+
+    def _losses(self, who: list[int], given: Sequence[tuple[Training, Rows, Draw]]) -> Tensor:
+        """Return the losses of some members; of a batch that they share, it is loaded once."""
+        first, *others = [member.learn for member, _, _ in given]
+        shared = self.options.order_seed is not None and all(
+            other is first or np.array_equal(other, first) for other in others
+        )
+        inputs, labels = self.feed(given[:1] if shared else given)
+        weights = self.feed.weights(given)
+        if shared:
+            return self.stack.losses(who, inputs[0], labels[0], weights, shared=True)
+        return self.stack.losses(who, inputs, labels, weights)
+
+    def _augments(self, member: Training, number: int) -> int:
+        """Return the seed of a member's augmentation, as it would be alone."""
+        shared = self.options.order_seed
+        return seed_of(member.seed if shared is None else shared, number)
 
     def _stack(self, active: Sequence[Training]) -> None:
         """Stack the members that go on; one that is done keeps the weights that it has."""
@@ -200,7 +217,7 @@ class Lockstep:
         """Return what draws each member's dropout, as `seeded` seeds it for the member alone."""
         device = self.fabric.device
         return [
-            torch.Generator(device).manual_seed(_seed(member.seed, number)) for member in active
+            torch.Generator(device).manual_seed(seed_of(member.seed, number)) for member in active
         ]
 
     def save(self, path: Path | None) -> None:
@@ -261,25 +278,24 @@ class Feed:
             if self.augmentation is None:
                 self.loaded = fabric.to_device(self.loaded)
 
-    def __call__(
-        self,
-        members: Sequence[Training],
-        places: Sequence[Rows],
-        generators: Sequence[torch.Generator],
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return inputs, labels and weights, `(member, n, ...)`, of places of as many rows each."""
-        pairs = list(zip(members, places, strict=True))
-        rows = np.stack([member.learn[each] for member, each in pairs])
+    def __call__(self, given: Sequence[tuple[Training, Rows, Draw]]) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels, `(member, n, ...)`, of as many places of each member."""
+        rows = np.stack([member.learn[places] for member, places, _ in given])
         inputs = self._inputs(rows)
         if self.augmentation is not None:
-            augmented = zip(inputs, generators, strict=True)
+            draws = (draw for _, _, draw in given)
+            augmented = zip(inputs, draws, strict=True)
             inputs = torch.stack([self.augmentation(each, draw) for each, draw in augmented])
         index = torch.from_numpy(rows).to(self.labels.device)
-        weights = None
-        if members[0].weights is not None:
-            own = np.stack([m.weights[each] for m, each in pairs if m.weights is not None])
-            weights = self.fabric.to_device(torch.from_numpy(own))
-        return self.fabric.to_device(inputs), self.labels[index], weights
+        return self.fabric.to_device(inputs), self.labels[index]
+
+    def weights(self, given: Sequence[tuple[Training, Rows, Draw]]) -> Tensor | None:
+        """Return the rows' weights, `(member, n)`, or None."""
+        own = [member.weights[places] for member, places, _ in given if member.weights is not None]
+        if not own:
+            return None
+        weights: Tensor = self.fabric.to_device(torch.from_numpy(np.stack(own)))
+        return weights
 
     def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
         flat = rows.reshape(-1)
@@ -332,11 +348,6 @@ def _member(lane: Lane, split: Split, fabric: "Fabric") -> Training:
 def _by_size(sizes: Sequence[int]) -> dict[int, list[int]]:
     """Return the places of those that have as many rows; folds may differ by one."""
     return {size: [p for p, s in enumerate(sizes) if s == size] for size in sorted({*sizes})}
-
-
-def _seed(*key: int) -> int:
-    """Return the seed that `determinism.seeded` makes of a key."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _means(seen: Sequence[tuple[list[int], int, Tensor]], count: int) -> list[float]:

@@ -35,7 +35,8 @@ class Order:
 
     def __init__(self, learn: Rows, labels: NDArray[Any], options: FitOptions, seed: int) -> None:
         """Ask the sampler once how many rows an epoch has."""
-        self.learn, self.labels, self.options, self.seed = learn, labels, options, seed
+        self.learn, self.labels, self.options = learn, labels, options
+        self.seed = seed if options.order_seed is None else options.order_seed
         self.rows = len(learn)
         self.rows = len(self.places(0))
         self.count = math.ceil(self.rows / options.batch_size)

@@ -55,7 +55,13 @@ class Stack:
         return len(self.models)
 
     def losses(
-        self, places: Sequence[int], inputs: Tensor, labels: Tensor, weights: Tensor | None
+        self,
+        places: Sequence[int],
+        inputs: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        *,
+        shared: bool = False,
     ) -> Tensor:
         """Return each model's loss of its own batch.
 
@@ -64,6 +70,7 @@ class Stack:
             inputs: `(len(places), n, ...)`.
             labels: `(len(places), n, ...)`.
             weights: `(len(places), n)`, or None.
+            shared: all have the same rows; inputs and labels are `(n, ...)`.
 
         Returns:
             `(len(places),)`, with a graph.
@@ -78,7 +85,8 @@ class Stack:
         self.drawn = [self.generators[place] for place in places] if self.generators else []
         given = (inputs, labels) if weights is None else (inputs, labels, weights)
         try:
-            losses = vmap(self._loss)(parameters, buffers, *given)
+            dims = (0, 0, *[None if shared else 0] * 2, 0)[: 2 + len(given)]
+            losses = vmap(self._loss, in_dims=dims)(parameters, buffers, *given)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise Unstackable(f"{type(error).__name__} under vmap: {error}") from error
         if not everyone:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polyfuse.data.base import Rows, Split
-from polyfuse.determinism import seeded
+from polyfuse.determinism import seed_of, seeded
 from polyfuse.errors import TrainingError
 from polyfuse.fit import progress
 from polyfuse.fit.adversarial import attackable, attacked, statistics_kept
@@ -140,7 +140,9 @@ class Training:
     def take_steps(self, number: int, batches: int | None = None) -> float:
         """Take the steps of one epoch, or its first batches; return the mean training loss."""
         parts = self.order.batches(number)[:batches]
-        generator = torch.Generator().manual_seed(torch.initial_seed())
+        shared = self.options.order_seed
+        seed = torch.initial_seed() if shared is None else seed_of(shared, number)
+        generator = torch.Generator().manual_seed(seed)
         self.model.train()
         total, since = 0.0, 0
         for i, places in enumerate(parts):
