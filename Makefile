@@ -35,12 +35,13 @@ bench: $(READY)  ## benchmarks; with the peers where `make peers` has made their
 peers:  ## peer packages for benchmarks and parity, in environments of their own
 	@sh benchmarks/make_peers.sh $(PYTHON) .venv-peers .venv-mergekit
 
-integrations:  ## the callbacks' tests, with Lightning and Transformers, in an environment of their own
+integrations:  ## the tests with Lightning, Transformers and Ray, in an environment of their own
 	@$(PYTHON) -m venv --without-pip .venv-integrations
 	@$(PYTHON) -m pip --python .venv-integrations/bin/python install -q --disable-pip-version-check \
 	  $(PIP_ARGS) -c constraints.txt -e '.[dev,integrations]'
 	@.venv-integrations/bin/python -m pytest -n auto tests/integrations tests/metrics tests/checkpoints/layouts \
-	  tests/predictions tests/stacking/test_stacking_documents.py tests/runners/test_ray_*.py $(ARGS)
+	  tests/predictions tests/stacking/test_stacking_documents.py $(ARGS)
+	@.venv-integrations/bin/python -m pytest tests/runners/test_ray_*.py $(ARGS)
 
 floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors

@@ -242,11 +242,11 @@ def test_a_worker_a_node_and_the_driver_die_and_no_number_changes(cluster, tmp_p
     try:
         worker, _ = arrived(reached, driver)
         os.kill(worker, signal.SIGKILL)
-        _, raylet = arrived(reached, driver)
-        (node,) = [n for n in cluster.list_all_nodes() if raylet_of(n) == raylet]
+        _, gone = arrived(reached, driver)
+        (node,) = [n for n in cluster.list_all_nodes() if raylet_of(n) == gone]
         cluster.remove_node(node, allow_graceful=False)
-        _, raylet = arrived(reached, driver)  # on the node that is left
-        assert raylet != raylet_of(node)
+        _, left = arrived(reached, driver)
+        assert left != gone
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()

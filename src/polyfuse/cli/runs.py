@@ -63,6 +63,10 @@ RunnerName = Annotated[
         autocompletion=completing(RUNNERS),
     ),
 ]
+MirrorAddress = Annotated[
+    str | None,
+    Option("--mirror", metavar="ADDRESS", help="s3://bucket/run, ...: members come and go there."),
+]
 Address = Annotated[
     str | None,
     Option(metavar="HOST:PORT", help="Of a Ray cluster; it sees the RUN folder, too."),
@@ -94,11 +98,12 @@ def run(
     workers: Workers = None,
     runner: RunnerName = "local",
     address: Address = None,
+    mirror: MirrorAddress = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or go on with one."""
-    where = {"workers": workers, "runner": runner, "address": address}
+    where = {"workers": workers, "runner": runner, "address": address, "mirror": mirror}
     _run("run", recipe, out, quick, settings, minutes, where, as_json, quiet)
 
 

@@ -30,6 +30,7 @@ from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
+from polyfuse.remote import Mirror, Mirrored
 from polyfuse.runners import runner_named
 from polyfuse.runners.base import Runner
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
@@ -58,6 +59,7 @@ def run(
     workers: int | None = None,
     runner: str | Runner = "local",
     address: str | None = None,
+    mirror: str | None = None,
     progress: Progress = silent,
 ) -> Run:
     """Run a recipe, or go on with it where it was stopped.
@@ -72,7 +74,9 @@ def run(
         workers: members that are trained side by side; by default as many as there is room for.
             The results do not depend on it, nor on the runner.
         runner: where they are trained: "local", "ray", or one of your own.
-        address: of a Ray cluster, which sees the RUN folder under the same path.
+        address: of a Ray cluster, which sees the RUN folder under the same path, or has a mirror.
+        mirror: s3://bucket/run or another address that fsspec opens: members that are there are
+            fetched, and those that are trained are copied there.
         progress: called with (name, done, total, note).
 
     Raises:
@@ -100,7 +104,13 @@ def run(
         plan = plan.for_task(task_of(splits.train), splits.train.blank)
         _check_fusions(plan, splits)
         deadline = None if minutes is None else begun + 60 * minutes
+        copy = Mirror(mirror) if mirror else None
+        if copy:
+            copy.pull(root)
+            place = partial(_mirrored, place, copy, root)
         population, strategy = _train(root, plan, splits, place, deadline, progress)
+        if copy:
+            copy.push(root)
         spent = None if minutes is None else Spent(minutes, (time.time() - begun) / 60)
         if spent:
             progress("minutes", spent.used, spent.planned, str(spent))
@@ -294,6 +304,10 @@ def _placed(
         workers=workers,
         address=address,
     )
+
+
+def _mirrored(place: Callable[[int], Runner], copy: Mirror, root: Path, jobs: int) -> Runner:
+    return Mirrored(place(jobs), copy, root)
 
 
 class _Watch:

@@ -296,7 +296,7 @@ class _Mailbox:
 
     async def put(self, *letter: Any) -> None:
         """Take a report in."""
-        self.letters.append(letter)  # type: ignore[arg-type]  # as _far gives it
+        self.letters.append(letter)
         self.there.set()
 
     async def take(self) -> list[tuple[int, float, float, str]]:
