@@ -343,16 +343,18 @@ def net(hidden: int = 4):
 """
 
 
-def test_an_own_model_beside_the_recipe_runs_in_several_processes(tmp_path):
+def test_an_own_model_beside_the_recipe_runs_in_several_processes(tmp_path, monkeypatch):
     recipe = make_recipe(tmp_path)
     tree = yaml.safe_load(recipe.read_text())
     tree["model"] = {"name": "my_nets:net", "hidden": 5}
     recipe.write_text(yaml.safe_dump(tree))
     (tmp_path / "my_nets.py").write_text(OWN)
-    command = [COMMAND, "run", recipe.name, "--quick", "--json", "--workers", "2", "--out", "two"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    two = polyfuse("run", recipe.name, "--quick", "--json", "--workers", 2, "--out", "two")
+    sys.modules.pop("my_nets", None)
+    assert two.exit_code == 0, two.stderr
+    document = json.loads(two.stdout)
     assert document["leaderboard"]["members"] == 2
     assert document["leaderboard"]["rows"][0]["parameters"] == 73 * 5 + 6 * 3
     one = polyfuse("run", recipe, "--quick", "--workers", 1, "--out", tmp_path / "one")
