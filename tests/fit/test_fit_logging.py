@@ -40,7 +40,7 @@ class Told(Logger):
 
     def __init__(self, save_dir, run_name="nobody", project=None):
         self.place, self.project = (save_dir, run_name), project
-        self.metrics, self.status = [], None
+        self.metrics, self.status, self.finished = [], None, 0
         MADE.append(self)
         np.random.rand()
         torch.rand(1)
@@ -63,6 +63,13 @@ class Told(Logger):
 
     def finalize(self, status):
         self.status = status
+
+    @property
+    def experiment(self):
+        return self
+
+    def finish(self):
+        self.finished += 1
 
 
 @pytest.fixture
@@ -105,6 +112,7 @@ def test_a_logger_changes_no_number(tmp_path, told):
     (logger,) = told
     assert logger.place == (str(tmp_path), "member 0")
     assert (logger.project, logger.status) == ("mine", "success")
+    assert logger.finished == 1  # a service that has one run a process is free for the next member
     assert logger.metrics == plain.history
 
 

@@ -57,7 +57,8 @@ def csv(*, folder: str, name: str) -> CsvLog:
     """Write `RUN/logs/NAME.csv`: a row an epoch.
 
     Example:
-        >>> csv(folder="RUN/logs", name="member 0").file.name  # doctest: +SKIP
+        >>> import tempfile
+        >>> csv(folder=tempfile.mkdtemp(), name="member 0").file.name
         'member 0.csv'
     """
     return CsvLog(folder, name)
@@ -67,7 +68,8 @@ def tensorboard(*, folder: str, name: str) -> Any:
     """Write events for TensorBoard into `RUN/logs/NAME/`; needs `pip install tensorboard`.
 
     Example:
-        >>> tensorboard(folder="RUN/logs", name="member 0")  # doctest: +SKIP
+        >>> LOGGERS["tensorboard"] is tensorboard
+        True
     """
     return tensorboard_logger(folder, name)
 
@@ -95,7 +97,7 @@ class Log:
         """
         for facts in history:
             metrics = {key: value for key, value in facts.items() if key != "epoch"}
-            self._try("log_metrics", metrics, int(facts["epoch"]))
+            self._try(_log, metrics, int(facts["epoch"]))
 
     def end(self, status: str) -> None:
         """Tell the logger that this is all: "success", "aborted" or "failed".
@@ -103,14 +105,13 @@ class Log:
         Example:
             >>> Log(None, "member 0").end("success")
         """
-        if hasattr(self.logger, "finalize"):
-            self._try("finalize", status)
+        self._try(_end, status)
 
-    def _try(self, method: str, *given: Any) -> None:
+    def _try(self, call: Callable[..., Any], *given: Any) -> None:
         if self.logger is None:
             return
         try:
-            getattr(self.logger, method)(*given)
+            call(self.logger, *given)
         except Exception as error:  # a third party's logger may raise anything
             self.logger = None
             _warn(self.name, error)
@@ -147,6 +148,18 @@ def logged(maker: Callable[..., Any] | None, place: Path | None) -> Iterator[Log
         raise
     finally:
         log.end(status)
+
+
+def _log(logger: Any, metrics: Mapping[str, float], step: int) -> None:
+    logger.log_metrics(metrics, step)
+
+
+def _end(logger: Any, status: str) -> None:
+    """End a logger; its service, too, where that would take the next member for the same run."""
+    if hasattr(logger, "finalize"):
+        logger.finalize(status)
+    if callable(finish := getattr(getattr(logger, "experiment", None), "finish", None)):
+        finish()  # Weights & Biases has one run a process
 
 
 def _opened(maker: Callable[..., Any], place: Path) -> Any:
