@@ -103,3 +103,22 @@ def test_a_single_group_is_cut_rather_than_left_without_a_stop():
 def test_a_slice_that_leaves_nothing_is_refused(n, fraction):
     with pytest.raises(DataError, match="cannot set aside"):
         inner_slice(np.arange(n), fraction, seed=0)
+
+
+def test_shuffled_groups_are_dealt_by_the_seed_and_never_cut():
+    groups = np.arange(60) // 4
+    dealt = []
+    for seed in (0, 0, 1):
+        pairs = list(fold_rows(60, 3, seed=seed, groups=groups, shuffled=True))
+        for part, held in pairs:
+            assert not set(groups[part]) & set(groups[held])
+            assert len(held) == 20
+        assert sorted(np.concatenate([held for _, held in pairs]).tolist()) == list(range(60))
+        dealt.append([held.tolist() for _, held in pairs])
+    assert dealt[0] == dealt[1] != dealt[2]
+
+
+def test_shuffled_groups_are_balanced_by_class():
+    groups, classes = np.arange(60) // 4, np.repeat([0, 1], [36, 24])
+    for _, held in fold_rows(60, 3, seed=0, groups=groups, classes=classes, shuffled=True):
+        assert np.bincount(classes[held]).tolist() == [12, 8]

@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import polyfuse
 import tiny
 from polyfuse.checkpoints import safetensors
 from polyfuse.errors import DataError
+from polyfuse.optimizers import adamw
 from polyfuse.recipes.soups import Given, make_soups, uniform_soup
 from polyfuse.subspaces import Subspace
 from polyfuse.training import STRATEGIES
@@ -192,3 +194,22 @@ def test_bags_of_another_plan_are_refused(bagged, other, tmp_path):
     data, options = tiny.splits(40), {"members": 4, "features": 0.5, **other}
     with pytest.raises(polyfuse.errors.RunError, match="another plan"):
         polyfuse.train(bagging(data.train, **options), tiny.task(data), tmp_path)
+
+
+def test_noise_is_not_learned_out_of_bag(tmp_path):
+    draw = np.random.default_rng(0)
+    train = polyfuse.Arrays(draw.standard_normal((200, 60)), draw.integers(0, 2, 200))
+    data = polyfuse.Splits(train, train, train)
+    factory = partial(polyfuse.mlp, inputs=60, classes=2, hidden=32)
+    fit = {"epochs": 6, "batch_size": 8, "optimizer": partial(adamw, lr=0.02)}
+    task = polyfuse.Task(factory, data, tiny.task(**fit).options)
+    run = polyfuse.train(bagging(train, members=3, stop_fraction=0), task, tmp_path)
+    (said,) = run.base_predictions("train")
+    heard = np.isfinite(said).all(-1)
+    right = said[heard].argmax(-1) == train.labels[heard]
+    # Four standard deviations of so many coin flips; the rows that were learned are far above.
+    assert abs(right.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(right))
+    member = run.members[0]
+    learned = np.unique(member.rows("learned"))
+    again = member.predictions("test")[learned].argmax(-1) == train.labels[learned]
+    assert again.mean() > 0.9
