@@ -11,16 +11,23 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 SVG = "{http://www.w3.org/2000/svg}"
-WORDS = {"averaging.py": ["--quick"], "selection.py": ["--quick"], "snapshot.py": ["--quick"]}
+WORDS = {
+    "averaging.py": ["--quick"],
+    "bagging.py": ["--quick"],
+    "selection.py": ["--quick"],
+    "snapshot.py": ["--quick"],
+}
 SHOWN = {
     "own_model.py": "mean_probability",
     "averaging.py": "Helped",
+    "bagging.py": "paired by seed",
     "selection.py": "member 7 trained on 150 of the 150 rows",
     "snapshot.py": "Better by both",
 }
 LEFT = {
     "own_model.py": ["runs"],
     "averaging.py": ["averaging.svg"],
+    "bagging.py": [],
     "selection.py": [],
     "snapshot.py": ["snapshot.svg"],
 }
