@@ -70,4 +70,5 @@ def test_boosting_is_better_than_its_members(strategy, tmp_path):
         gains.append([each[0] - together, np.mean(each) - together])
     error = np.std(gains, axis=0, ddof=1) / np.sqrt(SEEDS)
     better = np.mean(gains, axis=0) > STUDENT * error
-    assert better.tolist() == [strategy != "samme", True]
+    assert better[1]
+    assert better[0] or strategy == "samme"
