@@ -15,7 +15,8 @@ from polyfuse.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(console|bash|python)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Runs are cut to seconds; they still make every file and go every way.
+# Runs are cut to seconds; they still make every file and go every way. Members are trained in this
+# process: each other one would import torch anew, which takes longer than all of the training.
 SHORT = (
     "data.train=400",
     "data.val=60",
@@ -36,8 +37,9 @@ def commands(block):
 def run_command(arguments):
     if arguments[:1] == ["predict"]:
         bring_images(arguments)
-    changes = SHORT if arguments[:1] in (["demo"], ["run"]) else ()
-    cut = [part for change in changes for part in ("--set", change)]
+    cut = []
+    if arguments[:1] in (["demo"], ["run"]):
+        cut = ["--workers=1", *(f"--set={change}" for change in SHORT)]
     done = CliRunner().invoke(app, [*arguments, *cut])
     assert done.exit_code == 0, f"polyfuse {shlex.join(arguments)}\n{done.output}"
 
@@ -56,7 +58,7 @@ def bring_images(arguments):
 
 
 def short_run(recipe, *, settings=(), run=polyfuse.run, **options):
-    return run(recipe, settings=[*settings, *SHORT], **options)
+    return run(recipe, settings=[*settings, *SHORT], **{"workers": 1, **options})
 
 
 def play(page, monkeypatch):
