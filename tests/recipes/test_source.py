@@ -266,7 +266,7 @@ def test_settings(setting, tree):
         ("=5", "expected key.path=value"),
         ("a..b=5", "expected key.path=value"),
         ("a.b=5", "a.b: 'a' is a value, it has no keys"),
-        ("l.0=5", "l.0: 'l' is a value, it has no keys"),
+        ("l.1=5", "l.1: '1' is no entry of a list of 1, counted from 0"),
         ("m={b: 1, b: 2}", "'b' is given twice"),
         ("m=&x 1", "anchors"),
         ("m=a: b", "mapping values are not allowed here"),
@@ -362,3 +362,26 @@ def test_any_text_is_read_or_refused(text):
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_scalar_has_a_meaning(text):
     assert isinstance(scalar(text), str | int | float | None)
+
+
+def test_an_entry_of_a_list_is_set_by_its_number():
+    source = parse("model:\n  - mlp\n  - {name: mlp, hidden: 3}\n", "mine.yaml")
+    apply(source, ["model.1.hidden=5", "model.0.inputs=4"])
+    assert source.faults == []
+    assert source.tree == {
+        "model": [{"name": "mlp", "inputs": 4}, {"name": "mlp", "hidden": 5}],
+    }
+    assert source.place(("model", 1, "hidden")) == "--set model.1.hidden=5"
+    assert source.place(("model", 1, "name")) == "line 3"
+
+
+@pytest.mark.parametrize("key", ["model.2.hidden", "model.hidden", "model.-1", "model.1"])
+def test_an_entry_that_a_list_lacks_is_a_fault(key):
+    source = parse("model: [mlp]\n", "mine.yaml")
+    apply(source, [f"{key}=5"])
+    part = key.split(".")[1]
+    (fault,) = source.faults
+    assert str(fault) == (
+        f"--set {key}=5: {key}: '{part}' is no entry of a list of 1, counted from 0"
+    )
+    assert source.tree == {"model": ["mlp"]}

@@ -176,23 +176,45 @@ def put(source: Source, key: str, value: Any, where: str) -> None:
         {'fit': {'optimizer': {'name': 'adamw', 'lr': 0.1}}}
     """
     *parents, last = key.split(".")
-    node: dict[str, Any] = source.tree
-    for depth, parent in enumerate(parents, 1):
-        child = node.get(parent)
+    node: Any = source.tree
+    path: Path_ = ()
+    for parent in parents:
+        place = _place(source, node, parent, key, where)
+        if place is None:
+            return
+        child, path = _at(node, place), (*path, place)
         if isinstance(child, str):  # a component given by its bare name
-            node[parent] = child = {"name": child}
+            node[place] = child = {"name": child}
         if child is None:
-            node[parent] = child = {}
-            source.where[tuple(parents[:depth])] = where
-        if not isinstance(child, dict):
+            node[place] = child = {}
+            source.where[path] = where
+        if not isinstance(child, dict | list):
             source.faults.append(Fault(where, key, f"'{parent}' is a value, it has no keys"))
             return
         node = child
-    path = tuple(key.split("."))
+    place = _place(source, node, last, key, where)
+    if place is None:
+        return
+    path = (*path, place)
     for known in [p for p in source.where if p[: len(path)] == path]:
         del source.where[known]
-    node[last] = value
+    node[place] = value
     source.where[path] = where
+
+
+def _place(source: Source, node: Any, text: str, key: str, where: str) -> str | int | None:
+    """Return a key as it stands in a mapping, or a number of a list; None after a fault."""
+    if not isinstance(node, list):
+        return text
+    if text.isdecimal() and int(text) < len(node):
+        return int(text)
+    fact = f"'{printable(text)}' is no entry of a list of {len(node)}, counted from 0"
+    source.faults.append(Fault(where, key, fact))
+    return None
+
+
+def _at(node: Any, place: str | int) -> Any:
+    return node.get(place) if isinstance(node, dict) else node[int(place)]
 
 
 def write(tree: dict[str, Any]) -> str:
