@@ -1,4 +1,4 @@
-"""The one door to scikit-learn: its bundled digits, its splitters, its estimators; loaded late."""
+"""The one door to scikit-learn: its bundled data, its splitters, its estimators; loaded late."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +27,25 @@ def bundled_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     digits = load_digits()
     return digits.images.astype(np.uint8), digits.target.astype(np.int64)
+
+
+def bundled_diabetes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return scikit-learn's 442 patients of a diabetes study.
+
+    Returns:
+        Measures `(442, 10)` as they were taken, and the progression of the disease `(442,)`, 25 to
+        346 (Efron, Hastie, Johnstone, Tibshirani, Least Angle Regression, Annals of Statistics
+        2004).
+
+    Example:
+        >>> measures, progression = bundled_diabetes()
+        >>> measures.shape, progression[:3].tolist()
+        ((442, 10), [151.0, 75.0, 141.0])
+    """
+    from sklearn.datasets import load_diabetes
+
+    measures, progression = load_diabetes(return_X_y=True, scaled=False)
+    return measures.astype(np.float64), progression.astype(np.float64)
 
 
 def fold_rows(

@@ -25,6 +25,9 @@ _SHORT = {
     "nll": "NLL",
     "rmse": "RMSE",
     "mae": "MAE",
+    "crps": "CRPS",
+    "brier": "Brier",
+    "f1": "F1",
 }
 
 

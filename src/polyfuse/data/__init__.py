@@ -5,11 +5,18 @@ from pathlib import Path
 
 from polyfuse.data.arrays import new_array, read_npz
 from polyfuse.data.base import Split, Splits
+from polyfuse.data.diabetes import diabetes
+from polyfuse.data.digits import digits
 from polyfuse.data.images import image_folder
 from polyfuse.data.street_numbers import street_digits
 from polyfuse.errors import DataError, printable
 
-DATASETS: dict[str, Callable[..., Splits]] = {"street_digits": street_digits, "arrays": read_npz}
+DATASETS: dict[str, Callable[..., Splits]] = {
+    "street_digits": street_digits,
+    "digits": digits,
+    "diabetes": diabetes,
+    "arrays": read_npz,
+}
 
 
 def new_inputs(path: str | Path, shape: Sequence[int]) -> Split:
