@@ -135,6 +135,14 @@ def test_a_recipe_whose_members_have_no_weights_is_refused_before_any_training()
     check(parse(text_of("kfold", "mean_probability"), "mine.yaml"))
 
 
+@pytest.mark.parametrize("strategy", CASES)
+def test_a_recipe_without_fusions_gets_the_one_that_boosting_ends_with(strategy):
+    text = text_of(strategy, "").replace(", fusions: []", "")
+    assert [*check(parse(text, "mine.yaml")).for_task("classification").fusions] == [
+        CASES[strategy][0]
+    ]
+
+
 def test_averaged_weights_are_fused_with_the_same_weights(tmp_path):
     recipe = recipe_of(tmp_path, "gradient_boosting", "boosted_sum", rounds=2, shrinkage=0.5)
     recipe.write_text(recipe.read_text() + "averaging: {ema: {decay: 0.5}}\n")

@@ -10,7 +10,7 @@ from polyfuse.calibration import Temperature
 from polyfuse.classical import bundled_digits
 from polyfuse.combine import BOOSTED_COMBINERS, mean_probability
 from polyfuse.optimizers import adam
-from polyfuse.training import BOOSTING
+from polyfuse.training import STRATEGIES
 
 SEEDS = 5
 STUDENT = 2.78  # 95 % of Student's t with four degrees of freedom
@@ -47,7 +47,7 @@ def boosted(strategy, seed, folder):
     factory = partial(polyfuse.mlp, inputs=64, classes=10, hidden=hidden)
     optimizer = partial(adam, lr=0.01)
     fit = polyfuse.FitOptions(epochs=epochs, batch_size=16, optimizer=optimizer, accelerator="cpu")
-    plan = BOOSTING[strategy](digits().train, **options, seed=seed)
+    plan = STRATEGIES[strategy](digits().train, **options, seed=seed)
     population = polyfuse.train(plan, polyfuse.Task(factory, digits(), fit), folder).for_fusions
     weights = [member.record["weight"] for member in population.members]
     return population, partial(BOOSTED_COMBINERS[name], weights=weights)

@@ -106,7 +106,7 @@ class Plan:
     seed: int
     data: Callable[..., Any]
     factories: tuple[Callable[[], Any], ...]
-    strategy: Callable[..., Any]
+    strategy: partial[Any]
     options: FitOptions
     fusions: Mapping[str, Callable[..., Any]]
     soups: Mapping[str, Callable[..., Any]]
@@ -135,13 +135,14 @@ class Plan:
     def for_task(self, task: str, blank: int | None = None) -> "Plan":
         """Return the plan with its fusions as they read the outputs of a task.
 
-        Where the recipe names none, it is the plain mean of the task.
+        Where the recipe names none, it is the plain mean of the task, or what boosting ends with.
 
         Raises:
             RecipeError: fusions or metrics that do not fit the task, all at once.
         """
-        mean = rules_of(task).mean
-        fusions = self.fusions if "fusions" in self.tree else {mean: FUSIONS[mean]}
+        boosted = [BOOSTING[n] for n in BOOSTING if STRATEGIES[n] is self.strategy.func]
+        name = boosted[0] if boosted else rules_of(task).mean
+        fusions = self.fusions if "fusions" in self.tree else {name: FUSIONS[name]}
         faults = []
         try:
             fusions = fusions_for(task, fusions)
@@ -248,8 +249,8 @@ def _refuse_weightless(
     source: Source, fusions: Mapping[str, Callable[..., Any]], training: Any
 ) -> None:
     """Refuse fusions of boosting over members that no boosting weighs."""
-    known = training is not None and training.func in STRATEGIES.values()
-    if not known or training.func in BOOSTING.values():
+    names = [n for n, f in STRATEGIES.items() if training is not None and f is training.func]
+    if not names or names[0] in BOOSTING:
         return
     if named := [name for name, fusion in fusions.items() if takes_weights(fusion)]:
         source.blame(

@@ -37,5 +37,9 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "swag": swag,
 }
 
-BOOSTING = {name: STRATEGIES[name] for name in ("samme", "gradient_boosting", "soft_boosting")}
-"""Those that give their members the weights that `BOOSTED_COMBINERS` take."""
+BOOSTING = {
+    "samme": "boosted_vote",
+    "gradient_boosting": "boosted_sum",
+    "soft_boosting": "boosted_sum",
+}
+"""Those that give their members the weights that `BOOSTED_COMBINERS` take, and which fuses them."""
