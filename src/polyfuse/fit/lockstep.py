@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRELOADED = 256 << 20  # bytes: inputs that take no more are loaded once, for all epochs
+SAVING = 0.05  # share of the time that keeping progress takes, at most
 _KEY = "members in lock-step"
 Draw = torch.Generator
 
@@ -104,17 +105,43 @@ def fit_together(
         logs = [open_.enter_context(logged(options.logger, lane.log)) for lane in lanes]
         for log, member in zip(logs, run.members, strict=True):
             log.tell(member.history)
+        keeper = _Keeper(run, resume)
         while active := run.active():
             if deadline is not None and time.time() > deadline:
+                keeper.keep()
                 raise OutOfTime
             run.epoch(active)
-            run.save(resume)
+            keeper.keep_now_and_then()
             for log, member in zip(logs, run.members, strict=True):
                 if member in active and member not in run.faults:
                     log.tell(member.history[-1:])
             done = max(len(member.history) for member in active)
             notify(done, options.epochs, _note(active))
     return run.fitted()
+
+
+class _Keeper:
+    """Keeps progress after an epoch, but where epochs are short not after every one."""
+
+    def __init__(self, run: "Lockstep", path: Path | None) -> None:
+        self.run, self.path = run, path
+        self.since, self.took, self.kept = time.monotonic(), 0.0, True
+
+    def keep_now_and_then(self) -> None:
+        """Keep it if that takes a small share of the time, or was the last time."""
+        self.kept = False
+        waited = time.monotonic() - self.since
+        if waited >= self.took / SAVING or not self.run.active():
+            self.keep()
+
+    def keep(self) -> None:
+        """Keep it, unless that is done."""
+        if self.kept:
+            return
+        start = time.monotonic()
+        self.run.save(self.path)
+        self.since = time.monotonic()
+        self.took, self.kept = self.since - start, True
 
 
 def _note(active: Sequence[Training]) -> str:

@@ -27,7 +27,7 @@ from polyfuse.training.base import Job, Made, Task, Work, facts_of, one_member
 SCHEMA = 1
 FEWEST_STEPS = 100  # of a member: below, a measurement costs more than it may save
 LONGEST_STEP = 0.05  # seconds: above, a step's sums take far longer than the calls
-STEPS, ROUNDS = 4, 3  # that are timed
+STEPS, ROUNDS = 3, 2  # that are timed
 GAIN = 1.1  # that is worth it
 LARGEST = 32  # members of a group
 CLOSE = 1e-3  # relative: the same first loss, computed otherwise
