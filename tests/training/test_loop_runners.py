@@ -1,15 +1,23 @@
 """What the training loop asks of runners, and what it makes of their results."""
 
 import json
+import os
+import signal
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import polyfuse
 import tiny
+from polyfuse import LocalRunner
 from polyfuse.budget import STARTED
+from polyfuse.determinism import seeded
 from polyfuse.errors import RunError, TrainingError
 from polyfuse.optimizers import adam
 from polyfuse.runners.base import Fault, Result, attempt
@@ -142,3 +150,43 @@ def test_no_job_begins_after_the_deadline(tmp_path):
     fit(tmp_path, folds(), Recording(tmp_path), told, deadline=1.0)
     assert told == []
     assert list((tmp_path / "members").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class KilledInItsSecondEpoch:
+    """Makes nets of which one kills its process at its third step, once."""
+
+    seed: int
+    told: Path
+
+    def __call__(self):
+        net = tiny.task().factory()
+        steps = count()
+
+        def step(module, inputs):
+            if module.training and next(steps) == 2 and not self.told.exists():
+                self.told.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if torch.initial_seed() == self.seed:
+            net.register_forward_pre_hook(step)
+        return net
+
+
+def test_a_worker_killed_in_an_epoch_goes_on_from_the_one_before(tmp_path):
+    fit(tmp_path / "clean", folds())
+    with seeded(folds().jobs([])[1].seed):
+        factory = KilledInItsSecondEpoch(torch.initial_seed(), tmp_path / "told")
+    killed, told = polyfuse.Task(factory, tiny.splits(), tiny.task().options), []
+    polyfuse.train(
+        folds(),
+        killed,
+        tmp_path / "RUN",
+        runner=LocalRunner(2),
+        watch=lambda *seen: told.append(seen),
+    )
+    assert factory.told.exists()
+    assert tiny.hashes(tmp_path / "RUN") == tiny.hashes(tmp_path / "clean")
+    ends = {seen[0]: seen[3] for seen in told if seen[3].startswith("done")}
+    assert ends == {0: "done", 1: "done, at attempt 2", 2: "done"}
+    assert [seen[1] for seen in told if seen[0] == 1] == [1, 2, 2]  # no epoch twice
