@@ -202,6 +202,7 @@ def test_stopped_at_each_epoch_and_run_again_gives_the_same_bytes(averaged, tmp_
     for epoch in range(1, 7):  # of two members with three each
         with monkeypatch.context() as patch, contextlib.suppress(RunError):  # no member is done yet
             patch.setattr(polyfuse.fit, "time", Clock())
+            patch.setattr("polyfuse.budget.time", SimpleNamespace(time=lambda: 0))
             patch.setattr(module, "time", SimpleNamespace(time=lambda: 1))
             run(averaged.recipe, out=tmp_path / "RUN", minutes=1)
         members = list((tmp_path / "RUN" / "members").iterdir())
