@@ -259,6 +259,41 @@ def test_a_loss_or_a_model_of_another_task_is_told_before_training(tmp_path):
         run(recipe, out=tmp_path / "RUN", settings=["data.task=classification"])
 
 
+OWN = """\
+def largest(z): return z.max(0)
+def narrow(z): return z.max(0)[..., :1]
+def decided(z): return (z.mean(0) > 0).astype(int)
+"""
+
+
+def test_a_fusion_of_ones_own_returns_what_goes_out(tmp_path, monkeypatch):
+    (tmp_path / "own_fusions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = recipe_of(tmp_path, "regression")
+    quick = ["soups=[]", "fit.epochs=1", "averaging={}"]
+
+    def with_fusion(name, folder, **changes):
+        return run(
+            changes.get("recipe", recipe),
+            out=tmp_path / folder,
+            settings=[*quick, f"fusions=['own_fusions:{name}']"],
+        )
+
+    board = with_fusion("largest", "A").scoreboard
+    said = Population.open(tmp_path / "A").stack("test")
+    expected = rmse(said.max(0), rows("regression", "test")[1].astype("f4")).value
+    assert board.row("largest")["test"]["rmse"]["value"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(RecipeError, match=r"narrow maps .* it must return numbers \(1, 3\)$"):
+        with_fusion("narrow", "B")
+    with pytest.raises(RecipeError, match=r"decided maps .* to int64 .* numbers \(1, 3\)$"):
+        with_fusion("decided", "C")
+    labels = recipe_of(tmp_path, "multilabel", loss="binary_cross_entropy")
+    board = with_fusion("decided", "D", recipe=labels).scoreboard
+    assert board.row("decided")["val"]["nll"] is None
+    with pytest.raises(RecipeError, match=r"return probabilities \(1, 3\) or int64 classes \(1, 3"):
+        with_fusion("narrow", "E", recipe=labels)
+
+
 def test_without_fusions_the_plain_mean_of_the_task_is_there(tmp_path):
     quick = ["soups=[]", "fit.epochs=1", "averaging={}"]
     board = run(recipe_of(tmp_path, "regression"), out=tmp_path / "RUN", settings=quick).scoreboard
