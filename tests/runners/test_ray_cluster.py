@@ -9,6 +9,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import jobs
@@ -127,6 +129,8 @@ def test_functions_that_no_module_has_go_along_and_what_cannot_be_loaded_is_said
     (result,) = run(jobs.Unloadable(), [1])
     assert "no such module here" in result.error
     assert result.attempts == 1
+    with pytest.raises(TrainingError, match="hold no open files, locks or connections"):
+        run(partial(jobs.double, threading.Lock()), [1])
 
 
 @pytest.mark.usefixtures("connected")

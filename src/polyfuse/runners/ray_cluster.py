@@ -192,8 +192,8 @@ class _Jobs:
             gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         self.needs = {"CPU": runner.cpus, "GPU": gpus}
         self._refuse_too_large()
+        self.function = ray.put(self._pickled(function))
         self.mail = self._mailbox()
-        self.function = ray.put(ray.cloudpickle.dumps(function))
         how = {"num_cpus": runner.cpus, "num_gpus": gpus, "max_retries": 0}
         self.far = ray.remote(_far).options(**how)
         self.site = _Site(list(sys.path), os.getcwd(), {name: version(name) for name in ALIKE})
@@ -211,6 +211,7 @@ class _Jobs:
                 result = self._outcome(ready, self.running.pop(ready))
                 settled = self.attempts.settled(result)
                 if settled is None:
+                    self._refuse_too_large()  # the node that is gone may have been the only one
                     self.waiting.append(result.number)
                 else:
                     yield settled
@@ -227,9 +228,18 @@ class _Jobs:
         room = self.runner.workers or 2 * self._room(self.ray.cluster_resources())
         while self.waiting and len(self.running) < max(1, room):
             number = self.waiting.popleft()
-            job = self.ray.cloudpickle.dumps(self.jobs[number])
+            job = self._pickled(self.jobs[number])
             reference = self.far.remote(self.function, job, number, self.site, self.mail)
             self.running[reference] = number
+
+    def _pickled(self, sent: Any) -> bytes:
+        try:
+            return bytes(self.ray.cloudpickle.dumps(sent))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TrainingError(
+                f"jobs on Ray go to other processes, but {printable(error, 400)}; hold no open "
+                "files, locks or connections in functions, models and data"
+            ) from None
 
     def _room(self, resources: Mapping[str, float]) -> int:
         """Return how many jobs fit into so many CPUs and GPUs."""
