@@ -73,7 +73,7 @@ def theirs():
     python = Path(os.environ.get("POLYFUSE_PEERS", root / ".venv-peers")) / "bin" / "python"
     if not python.exists():
         pytest.skip("torchensemble is not installed beside this; `make peers` does that")
-    command = [python, root / "tests" / "peer_voting.py"]
+    command = [python, root / "tests" / "peer_faults.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

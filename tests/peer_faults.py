@@ -1,4 +1,4 @@
-"""What torchensemble's voting does, in its environment: python peer_voting.py prints JSON.
+"""What torchensemble's voting does, in its environment: python peer_faults.py prints JSON.
 
 Most of the validation labels are flipped: training makes them worse, so that the best epoch is not
 the last. Told: the accuracy of the best epoch as it is logged, that of the members
