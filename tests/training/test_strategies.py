@@ -13,12 +13,12 @@ import torch
 
 import polyfuse
 import tiny
-from polyfuse.classical import bundled_digits
-from polyfuse.data.base import Splits
+from polyfuse.data.digits import digits as embedded
 from polyfuse.errors import RunError
 from polyfuse.optimizers import adamw
+from polyfuse.recipes.run import run
 from polyfuse.recipes.schema import check
-from polyfuse.recipes.source import parse
+from polyfuse.recipes.source import parse, write
 from polyfuse.training import STRATEGIES
 
 
@@ -172,23 +172,47 @@ def test_a_folder_that_another_seed_began_is_refused(name, runs, tmp_path):
 
 
 def recipe(name):
+    """Return a recipe on the embedded digits, with a net of batch-norm where that is asked for."""
     case = CASES[name]
-    model = "{name: mlp, inputs: 4, classes: 2}"
-    options = {"name": name, **case.options}
-    return parse(
-        f"name: mine\ndata: {{name: arrays, path: x.npz}}\ntraining: {options}\nseed: 5\n"
-        f"model: [{', '.join([model] * case.models)}]\nfit: {dict(case.fit)}\n".replace("'", "")
-        .replace("True", "true")
-        .replace("False", "false"),
-        "mine.yaml",
-    )
+    model = {"name": "mlp", "inputs": 64, "classes": 10, "hidden": 12, "dropout": 0.2}
+    if name == "mc_batchnorm":
+        model = {"name": "resnet18_small", "classes": 10, "width": 2, "channels": 1}
+    return {
+        "name": "mine",
+        "seed": 5,
+        "data": {"name": "digits", "train": 80, "val": 20, "test": 20},
+        "model": [model] * case.models if case.models > 1 else model,
+        "training": {"name": name, **case.options},
+        "fit": {
+            "epochs": 2,
+            "batch_size": 8,
+            "optimizer": {"name": "adamw", "lr": 0.03},
+            "accelerator": "cpu",
+            **case.fit,
+        },
+        "scoreboard": {"replicates": 20},
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_may_name_it(name):
-    made = check(recipe(name)).strategy(data().train)
+    made = check(parse(write(recipe(name)), "mine.yaml")).strategy(data().train)
     assert made.size([]) == CASES[name].members
     assert made.jobs([])[0].seed == strategy(name, task(name, data()), seed=5).jobs([])[0].seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_runs_on_embedded_data(name, tmp_path):
+    (tmp_path / "mine.yaml").write_text(write(recipe(name)))
+    done = run(tmp_path / "mine.yaml", out=tmp_path / "RUN", workers=1)
+    rows = done.scoreboard.rows
+    assert [row["kind"] for row in rows].count("member") == CASES[name].members
+    (fusion,) = (row["name"] for row in rows if row["kind"] == "fusion")
+    kept = done.population.said(fusion, "test")
+    test = embedded(train=80, val=20, test=20, seed=5).test
+    answers = [int(answer) for _, answer in done.predict(test, fusion=fusion)]
+    assert answers == (kept if kept.ndim == 1 else kept.argmax(-1)).tolist()
 
 
 def losses(stack, labels):
@@ -208,11 +232,7 @@ def test_the_mean_is_never_worse_than_its_members_are_on_average(name, runs):
 @cache
 def digits():
     """Return 150, 100 and 400 of the real digits of scikit-learn."""
-    images, labels = bundled_digits()
-    inputs, order = images.reshape(-1, 64) / np.float32(16), np.random.default_rng(0)
-    order = order.permutation(len(labels))
-    parts = order[:150], order[150:250], order[250:650]
-    return Splits(*(polyfuse.Arrays(inputs[rows], labels[rows]) for rows in parts))
+    return embedded(train=150, val=100, test=400)
 
 
 LONGER = {
