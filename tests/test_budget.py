@@ -1,9 +1,11 @@
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from polyfuse import budget
 from polyfuse.budget import Budget, Spent
+from tiny_run import make_recipe, polyfuse
 
 
 @pytest.fixture
@@ -63,3 +65,15 @@ def test_without_a_deadline_nothing_is_said(clock):
 
 def test_what_a_budget_came_to_in_one_line():
     assert str(Spent(planned=0.5, used=0.449)) == "0.4 of 0.5 minutes used"
+
+
+def test_the_command_says_what_its_budget_came_to(tmp_path):
+    recipe = make_recipe(tmp_path)
+    command = ["run", recipe, "--out", tmp_path / "RUN", "--quiet", "--workers", 1, "--minutes", 60]
+    result = polyfuse(*command)
+    assert "of 60 minutes used" in result.stdout
+    said = json.loads(polyfuse(*command, "--json").stdout)["minutes"]
+    assert said["planned"] == 60
+    assert 0 < said["used"] < 60
+    without = polyfuse(*command[:-2], "--json").stdout
+    assert "minutes" not in json.loads(without)
