@@ -153,7 +153,7 @@ def _refuse_no_classes(labels: Labels, shape: tuple[int, ...]) -> None:
 
 
 def _refuse_no_answers(labels: Labels, shape: tuple[int, ...]) -> None:
-    if labels.dtype.kind not in "iubf" or not np.isin(labels, (0, 1)).all():
+    if labels.dtype.kind not in "iubf" or not ((labels == 0) | (labels == 1)).all():
         raise DataError(
             "labels of the task multilabel must be zeros and ones, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}; give 1 where a label applies"

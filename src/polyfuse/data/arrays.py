@@ -265,7 +265,7 @@ def _yes_or_no(what: str, given: Any, rows: int) -> Labels:
             f"{what} of the task multilabel must be zeros and ones (rows, labels), got "
             f"{array.dtype} of shape {array.shape}; give a column to each label"
         )
-    odd = ~np.isin(array, (0, 1))  # NaN is neither
+    odd = (array != 0) & (array != 1)  # NaN is, too
     if odd.any():
         raise DataError(
             f"{what} of the task multilabel must be zeros and ones, but {int(odd.sum())} are not, "
