@@ -186,6 +186,16 @@ def test_who_stops_listening_ends_the_processes(tmp_path):
     assert multiprocessing.active_children() == []
 
 
+def test_a_script_that_ends_with_results_pending_ends():
+    done = subprocess.run(
+        [sys.executable, HERE / "left_open.py"],
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == b"None\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     pipe = tmp_path / "pipe"

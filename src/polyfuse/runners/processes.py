@@ -3,6 +3,7 @@
 A process has a line of its own, so that a kill in the middle of a report disturbs nobody else.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -77,6 +78,9 @@ class Crew:
         Raises:
             TrainingError: processes cannot start, or a job cannot be pickled.
         """
+        atexit.register(
+            self._end
+        )  # else an exit with results pending would wait for idle processes
         try:
             while self.waiting or any(w.number is not None for w in self.workers.values()):
                 self._employ(places)
@@ -88,9 +92,13 @@ class Crew:
                     elif result:
                         self.waiting.append(result.number)
         finally:  # also after Ctrl-C: running jobs end at once, their progress is on disk
-            for worker in self.workers.values():
-                worker.end()
+            self._end()
+            atexit.unregister(self._end)
         self.watch.tell()
+
+    def _end(self) -> None:
+        for worker in self.workers.values():
+            worker.end()
 
     def _employ(self, places: int) -> None:
         """Give jobs to idle processes, and start as many as there is work for."""
