@@ -1,5 +1,6 @@
 """The examples run as they stand, in an empty folder."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+HERE = Path(__file__).parent
+EXAMPLES = sorted((HERE.parent / "examples").glob("*.py"))
 
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -34,12 +36,30 @@ LEFT = {
 MARKS = {"averaging.svg": ("polyline", 2 * 5), "snapshot.svg": ("circle", 2 * 6)}
 
 
+@pytest.fixture(scope="module")
+def run_script():
+    """Return a function that runs a script in a folder: its status, its output, its errors."""
+    command = [sys.executable, HERE / "forked_scripts.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+
+        def run(words, folder, told):
+            files = [told / "output", told / "errors"]
+            order = [list(map(str, words)), *map(str, [folder, *files])]
+            print(json.dumps(order), file=server.stdin, flush=True)
+            return int(server.stdout.readline()), *(file.read_text() for file in files)
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(script, tmp_path):
-    words = [sys.executable, script, *WORDS.get(script.name, ())]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert SHOWN[script.name] in done.stdout
+def test_example_runs(script, tmp_path, tmp_path_factory, run_script):
+    words = [script, *WORDS.get(script.name, ())]
+    status, output, errors = run_script(words, tmp_path, tmp_path_factory.mktemp("told"))
+    assert status == 0, errors
+    assert SHOWN[script.name] in output
     assert [path.name for path in tmp_path.iterdir()] == LEFT[script.name]
     for picture in tmp_path.glob("*.svg"):
         kind, count = MARKS[picture.name]
