@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 MINUTES ?= 10
 VENV := .venv
-BENCHES := average ema_update combine ensemble selection bootstrap
+BENCHES := average ema_update combine ensemble selection bootstrap train
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 

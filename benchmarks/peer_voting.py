@@ -1,6 +1,6 @@
 """torchensemble's VotingClassifier on the same rows; runs in the peers' environment.
 
-python benchmarks/peer_voting.py MEMBERS EPOCHS BATCH WORKERS
+python benchmarks/peer_voting.py mlp|cnn MEMBERS EPOCHS BATCH WORKERS
 """
 
 import json
@@ -11,23 +11,38 @@ import time
 
 import torch
 from peers import allow_torchvision
-from plain import DECAY, RATE, Net, digits
+from plain import DECAY, RATE, Net, digits, mlp, pixels
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def main(members: int, epochs: int, batch: int, workers: int) -> None:
+class MLP(nn.Module):
+    """The MLP, as a class: torchensemble builds its members from one."""
+
+    def __init__(self) -> None:
+        """Build it."""
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map rows to logits."""
+        return self.net(values)
+
+
+def main(net: str, members: int, epochs: int, batch: int, workers: int) -> None:
     """Train, and print seconds and test accuracy as JSON."""
     allow_torchvision()
     from torchensemble import VotingClassifier
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    make, parts = {"mlp": (MLP, pixels()), "cnn": (Net, digits())}[net]
     loaders = {
         name: DataLoader(TensorDataset(*part), batch_size=batch, shuffle=name == "learn")
-        for name, part in digits().items()
+        for name, part in parts.items()
     }
     logging.disable(logging.INFO)
-    model = VotingClassifier(estimator=Net, n_estimators=members, cuda=False, n_jobs=workers)
+    model = VotingClassifier(estimator=make, n_estimators=members, cuda=False, n_jobs=workers)
     model.set_optimizer("AdamW", lr=RATE, weight_decay=DECAY)
     model.set_scheduler("CosineAnnealingLR", T_max=epochs)
     start = time.perf_counter()
@@ -39,4 +54,4 @@ def main(members: int, epochs: int, batch: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

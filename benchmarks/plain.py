@@ -38,6 +38,13 @@ def digits() -> dict[str, Part]:
     }
 
 
+def pixels() -> dict[str, Part]:
+    """Return the rows of `digits` as they are: 64 numbers."""
+    parts = digits()
+    small = {n: functional.interpolate(i, size=(8, 8), mode="area") for n, (i, _) in parts.items()}
+    return {name: (small[name].flatten(1), labels) for name, (_, labels) in parts.items()}
+
+
 def mlp(width: int = 128) -> nn.Module:
     """Return a net for `(n, 64)` rows of ten classes."""
     layers = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
