@@ -14,6 +14,7 @@ from polyfuse.adding import add_member
 from polyfuse.combining_runs import combine_population
 from polyfuse.data.base import task_of
 from polyfuse.errors import DataError, PolyfuseError, RecipeError, TrainingError
+from polyfuse.losses import LOSSES
 from polyfuse.metrics import rmse
 from polyfuse.optimizers import OPTIMIZERS
 from polyfuse.recipes import run as module
@@ -184,10 +185,10 @@ def test_combinations_are_fitted_kept_and_asked(done):
         numbers = np.array([text.split() for _, text in ours], "f8")
         np.testing.assert_allclose(numbers, population.said("caruana", "test"), rtol=1e-5)
         with pytest.raises(DataError, match="the task regression has none; leave out"):
-            combine_population(done.run, "best", calibrate=True)
+            combine_population(done.run, "mean", calibrate=True)
     else:
-        fitted = combine_population(done.run, "best", calibrate=True, folds=2)
-        assert fitted.names == ("best", "best calibrated")
+        fitted = combine_population(done.run, "mean", calibrate=True, folds=2)
+        assert fitted.names == ("mean", "mean calibrated")
 
 
 def test_members_from_elsewhere_join(done, tmp_path):
@@ -260,38 +261,25 @@ def test_a_loss_or_a_model_of_another_task_is_told_before_training(tmp_path):
 
 
 OWN = """\
-def largest(z): return z.max(0)
 def narrow(z): return z.max(0)[..., :1]
 def decided(z): return (z.mean(0) > 0).astype(int)
 """
 
 
-def test_a_fusion_of_ones_own_returns_what_goes_out(tmp_path, monkeypatch):
+def test_a_fusion_of_ones_own_must_return_what_goes_out(tmp_path, monkeypatch):
     (tmp_path / "own_fusions.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
+
+    def told(recipe, name):
+        with pytest.raises(RecipeError) as caught:
+            run(recipe, out=tmp_path / "RUN", settings=[f"fusions=['own_fusions:{name}']"])
+        return str(caught.value)
+
     recipe = recipe_of(tmp_path, "regression")
-    quick = ["soups=[]", "fit.epochs=1", "averaging={}"]
-
-    def with_fusion(name, folder, **changes):
-        return run(
-            changes.get("recipe", recipe),
-            out=tmp_path / folder,
-            settings=[*quick, f"fusions=['own_fusions:{name}']"],
-        )
-
-    board = with_fusion("largest", "A").scoreboard
-    said = Population.open(tmp_path / "A").stack("test")
-    expected = rmse(said.max(0), rows("regression", "test")[1].astype("f4")).value
-    assert board.row("largest")["test"]["rmse"]["value"] == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(RecipeError, match=r"narrow maps .* it must return numbers \(1, 3\)$"):
-        with_fusion("narrow", "B")
-    with pytest.raises(RecipeError, match=r"decided maps .* to int64 .* numbers \(1, 3\)$"):
-        with_fusion("decided", "C")
-    labels = recipe_of(tmp_path, "multilabel", loss="binary_cross_entropy")
-    board = with_fusion("decided", "D", recipe=labels).scoreboard
-    assert board.row("decided")["val"]["nll"] is None
-    with pytest.raises(RecipeError, match=r"return probabilities \(1, 3\) or int64 classes \(1, 3"):
-        with_fusion("narrow", "E", recipe=labels)
+    assert "narrow maps (2, 1, 3) to float32 of (1, 1)" in told(recipe, "narrow")
+    assert told(recipe, "decided").endswith("it must return numbers (1, 3)")
+    recipe = recipe_of(tmp_path, "multilabel", loss="binary_cross_entropy")
+    assert told(recipe, "narrow").endswith("probabilities (1, 3) or int64 classes (1, 3)")
 
 
 def test_without_fusions_the_plain_mean_of_the_task_is_there(tmp_path):
@@ -383,6 +371,22 @@ def test_strategies_train_every_task_or_say_why_not(tmp_path, task, name):
     for row in board.rows:
         if row["kind"] == "fusion":
             assert population.said(row["name"], "test").shape == shape
+
+
+def test_members_in_lock_step_and_a_checkpoint_from_elsewhere(tmp_path):
+    data, loss = splits_of("mean_variance", shape=()), LOSSES["gaussian_nll"]
+    make, stacks = partial(mlp, inputs=4, classes=2, hidden=4), []
+    for together in ("never", "always"):
+        quick = {"epochs": 2, "batch_size": 16, "accelerator": "cpu", "together": together}
+        plan, fit = STRATEGIES["kfold"](data.train, folds=2), FitOptions(**quick, loss=loss)
+        population = train(plan, Task(make, data, fit), tmp_path / together)
+        stacks.append(population.stack("test"))
+    np.testing.assert_allclose(stacks[1], stacks[0], rtol=1e-4, atol=1e-5)
+    net = make()
+    torch.save(net.state_dict(), tmp_path / "mine.pt")
+    told = {"checkpoint": tmp_path / "mine.pt", "model": make, "data": data}
+    said = add_member(population, "mine", **told).member.predictions("test")
+    np.testing.assert_allclose(said, net(data.test.values).detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["joint", "negative_correlation"])
