@@ -55,7 +55,8 @@ def test_a_subsample_has_no_row_twice(rows, fraction, seed):
 @given(seed=st.integers(0, 99), kind=st.sampled_from(["bootstrap", "subsample"]))
 def test_groups_are_drawn_whole(seed, kind):
     groups = np.random.default_rng(seed).integers(0, 9, 50)
-    for job in bagging(split(50, groups), kind=kind, fraction=0.7, seed=seed).jobs([]):
+    plan = bagging(split(50, groups), members=2, kind=kind, fraction=0.7, seed=seed)
+    for job in plan.jobs([]):
         counts = np.bincount(job.learn, minlength=50)
         for group in range(9):
             assert len({*counts[groups == group].tolist()}) <= 1
