@@ -1,6 +1,7 @@
 """Gradient boosting of nets: F in one pass a round, a loss that falls, and faults of peers."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -20,7 +21,8 @@ from polyfuse.determinism import seeded
 from polyfuse.errors import DataError, RunError, TrainingError
 from polyfuse.losses import cross_entropy
 from polyfuse.optimizers import adam, sgd
-from polyfuse.training.gradient_boosting import gradient_boosting
+from polyfuse.training.base import Job
+from polyfuse.training.gradient_boosting import _end, gradient_boosting
 
 
 def rows(count=48, seed=0, classes=3):
@@ -109,9 +111,9 @@ def hinge(outputs, labels):
     return (outputs - own + 1 - functional.one_hot(labels, 3)).amax(1).mean()
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, smoothed, hinge])
+@pytest.mark.parametrize("loss", [smoothed, hinge])
 def test_with_a_line_search_the_loss_never_rises(loss, tmp_path):
-    found = boosted(tmp_path, fit={"loss": loss}, rounds=4, shrinkage=1.0)
+    found = boosted(tmp_path, fit={"loss": loss}, shrinkage=1.0)
     losses = [float(loss(torch.zeros(48, 3), torch.from_numpy(DATA.train.labels)))]
     losses += [member.record["boosted"]["loss"] for member in found.members]
     assert (np.diff(losses[1:]) <= 0).all()
@@ -164,7 +166,7 @@ def test_class_weights_are_in_the_residuals(tmp_path):
     assert member.record["boosted"]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-FIT_DIGITS = {"epochs": 5, "optimizer": partial(adam, lr=0.01)}
+FIT_DIGITS = {"epochs": 5, "batch_size": 16, "optimizer": partial(adam, lr=0.01)}
 
 
 def test_digits_the_boosted_sum_beats_its_first_member(tmp_path):
@@ -172,14 +174,14 @@ def test_digits_the_boosted_sum_beats_its_first_member(tmp_path):
     part = [slice(0, 400), slice(400, 700), slice(700, 1000)]
     data = polyfuse.Splits(*(polyfuse.Arrays(inputs[p] / 16, labels[p]) for p in part))
     factory = partial(polyfuse.mlp, inputs=64, classes=10, hidden=16)
-    found = boosted(tmp_path, data=data, factory=factory, rounds=4, fit=FIT_DIGITS)
+    found = boosted(tmp_path, data=data, factory=factory, fit=FIT_DIGITS)
     losses = [member.record["boosted"]["loss"] for member in found.members]
     assert (np.diff(losses) < 0).all()
     weights = [member.record["weight"] for member in found.members]
     stack, truth = found.stack("test"), data.test.labels
     nll = [
         -np.log(boosted_sum(stack[:count], weights=weights[:count])[range(300), truth]).mean()
-        for count in (1, 4)
+        for count in (1, 3)
     ]
     assert nll[1] < 0.9 * nll[0]
 
@@ -259,23 +261,17 @@ def test_te_d_the_step_is_searched_for(clean):
 # Ends -------------------------------------------------------------------------------------------
 
 
-def noise(folder, **options):
-    """Boost on labels of pure chance, whose stopping loss soon rises."""
+def test_it_stops_where_the_stopping_loss_does_not_fall_and_keeps_the_best(tmp_path):
     chance = np.random.default_rng(0).integers(0, 3, 48)
     data = polyfuse.Splits(*[polyfuse.Arrays(DATA.train.values, chance)] * 3)
     factory = partial(polyfuse.mlp, inputs=4, classes=3, hidden=16)
-    options = {"shrinkage": 1.0, **options}
-    found = boosted(folder, data=data, factory=factory, fit={"epochs": 10}, **options)
+    options = {"rounds": 8, "stop_rounds": 2, "stop_fraction": 0.5, "shrinkage": 1.0}
+    found = boosted(tmp_path, data=data, factory=factory, fit={"epochs": 10}, **options)
     losses = [member.record["boosted"]["stopping_loss"] for member in found.members]
+    last = found.members[-1].record
     plan = gradient_boosting(data.train, **options)
     assert plan.jobs(found.members) == []
     assert plan.size(found.members) == len(losses)
-    return found, losses
-
-
-def test_it_stops_where_the_stopping_loss_does_not_fall_and_keeps_the_best(tmp_path):
-    found, losses = noise(tmp_path, rounds=8, stop_rounds=2, stop_fraction=0.5)
-    last = found.members[-1].record
     assert len(losses) < 8
     assert last["kept"] == np.argmin(losses) + 1 == len(losses) - 2
     assert "no lower loss on the stopping rows in the 2 rounds before" in last["ended"]
@@ -285,9 +281,19 @@ def test_it_stops_where_the_stopping_loss_does_not_fall_and_keeps_the_best(tmp_p
     assert board.row("boosted_sum")["members"] == kept
 
 
-def test_the_last_round_keeps_the_best_one_too(tmp_path):
-    found, losses = noise(tmp_path, rounds=5, stop_rounds=9, stop_fraction=0.3)
-    assert found.members[-1].record["kept"] == np.argmin(losses) + 1 == 4 < len(losses)
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [([3, 2, 1], None), ([3, 1, 2], 2), ([1, 2, 3], 1), ([2, 1], None), ([1, 2], None)],
+)
+def test_the_last_round_keeps_the_best_one_too(losses, kept):
+    plan = gradient_boosting(DATA.train, rounds=3, stop_rounds=5)
+    job = Job(len(losses) - 1, 0, *[np.empty(0, int)] * 3, {**plan.facts, "round": len(losses) - 1})
+    job = replace(job, given={"losses": losses[:-1]})
+    facts = {"weight": 1.0, "boosted": {"stopping_loss": losses[-1]}}
+    assert _end(job, facts).get("kept") == kept
+    # A member that lowers nothing is left out, and so are those after the best one.
+    nothing = _end(job, {**facts, "weight": 0.0})
+    assert nothing["kept"] == np.argmin(losses[:-1]) + 1
 
 
 class Silent(nn.Module):
