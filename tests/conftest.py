@@ -1,7 +1,10 @@
 """What all tests share: hypothesis profiles, one thread, and the folder of real data."""
 
 import gc
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,20 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("no real data: POLYFUSE_SHARED_DATA names no folder, nor is ../shared/data one")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Return a function that runs a script in a folder: its status, its output, its errors."""
+    command = [sys.executable, Path(__file__).with_name("forked_scripts.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+
+        def run(words, folder, told):
+            files = [told / "output", told / "errors"]
+            order = [list(map(str, words)), *map(str, [folder, *files])]
+            print(json.dumps(order), file=server.stdin, flush=True)
+            return int(server.stdout.readline()), *(file.read_text() for file in files)
+
+        yield run
+        server.stdin.close()

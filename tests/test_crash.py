@@ -164,12 +164,12 @@ def test_the_power_cut_rig_catches_a_draft_whose_folder_was_not_synced(mounted, 
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
+def watched(tmp_path_factory, run_script):
     """Every event that writes inside a RUN folder: what, on which path, called by durable?"""
-    run = tmp_path_factory.mktemp("watched")
-    done = python(HERE / "watched_run.py", run)
-    assert done.returncode == 0, done.stderr
-    return run, json.loads(done.stdout)
+    run, beside = (tmp_path_factory.mktemp(name) for name in ("watched", "beside"))
+    status, output, errors = run_script([HERE / "watched_run.py", run], beside, beside)
+    assert status == 0, errors
+    return run, json.loads(output)
 
 
 def test_nothing_but_durable_writes_in_the_run_folder(watched):

@@ -1,8 +1,5 @@
 """The examples run as they stand, in an empty folder."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,23 +31,6 @@ LEFT = {
     "snapshot.py": ["snapshot.svg"],
 }
 MARKS = {"averaging.svg": ("polyline", 2 * 5), "snapshot.svg": ("circle", 2 * 6)}
-
-
-@pytest.fixture(scope="module")
-def run_script():
-    """Return a function that runs a script in a folder: its status, its output, its errors."""
-    command = [sys.executable, HERE / "forked_scripts.py"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as server:
-
-        def run(words, folder, told):
-            files = [told / "output", told / "errors"]
-            order = [list(map(str, words)), *map(str, [folder, *files])]
-            print(json.dumps(order), file=server.stdin, flush=True)
-            return int(server.stdout.readline()), *(file.read_text() for file in files)
-
-        yield run
-        server.stdin.close()
 
 
 @pytest.mark.slow
