@@ -1,5 +1,6 @@
 """One member on several devices: the numbers of one, and what goes from process to process."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -115,8 +116,68 @@ def test_devices_draw_numbers_of_their_own():
 
 
 def test_what_cannot_be_sent_to_a_process_is_refused_before_one_starts():
-    with pytest.raises(TrainingError, match="devices=2 needs functions that can be imported"):
-        spread(Fabrics(0, 2), lambda fabric, notify: None)
+    with pytest.raises(TrainingError, match="several devices need functions that can be imported"):
+        spread(lambda: None, lambda fabric, notify: None)
+
+
+class Launches:
+    """A Fabric whose first launches find their port taken, and whose later ones have a fault."""
+
+    left = 0
+
+    def launch(self, function):
+        Launches.left -= 1
+        os.environ["MASTER_PORT"] = "12345"
+        text = "-- Process 0 terminated:\n\nDistNetworkError: EADDRINUSE\n"
+        raise RuntimeError(text if Launches.left >= 0 else "Process 1 terminated\nwith SIGKILL\n")
+
+
+@pytest.mark.parametrize(("taken", "message"), [(2, "with SIGKILL"), (9, "EADDRINUSE")])
+def test_another_port_is_tried_where_one_is_taken(taken, message, monkeypatch):
+    monkeypatch.setattr(Launches, "left", taken)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(TrainingError, match=rf"one of the devices failed: .*{message}$"):
+        spread(Launches, print)
+    assert taken - Launches.left == 3
+    assert os.environ["MASTER_PORT"] == "29500"
+
+
+class Tells:
+    """A Fabric of one device, without a process."""
+
+    global_rank, world_size = 0, 1
+
+    def launch(self, function):
+        function(self)
+
+
+def test_what_is_told_and_returned_comes_back():
+    told = []
+    assert spread(Tells, telling, lambda *seen: told.append(seen)) == 7
+    assert told == [(1, 2, "half"), (2, 2, "")]
+
+
+def telling(fabric, notify):
+    notify(1, 2, "half")
+    notify(2, 2)
+    return 7
+
+
+def failing(fabric, notify):
+    raise TrainingError("it is what it is")
+
+
+def test_what_is_raised_in_a_process_is_raised_here():
+    with pytest.raises(TrainingError, match=r"^it is what it is$"):
+        spread(Tells, failing)
+
+
+def test_a_listener_that_fails_is_told_in_the_end():
+    def notify(*seen):
+        raise KeyError("the bar")
+
+    with pytest.raises(KeyError, match="the bar"):
+        spread(Tells, telling, notify)
 
 
 @pytest.mark.parametrize(

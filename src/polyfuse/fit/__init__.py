@@ -111,12 +111,12 @@ def fit_member(
     begin(model, options.start)
     if not checked:
         check_labels(model, split, learn)
-    fabric, rows = fabric_of(options), (learn, stop)
-    given = (split, *rows, options, seed, weights, collect, resume, deadline, log)
+    given = (split, learn, stop, options, seed, weights, collect, resume, deadline, log)
     if options.devices == 1:
-        return _train(fabric, notify, model, *given)
+        return _train(fabric_of(options), notify, model, *given)
     fitted: Fitted
-    fitted, last = spread(fabric, partial(_train_a_part, model, given), notify)
+    make, part = partial(fabric_of, options), partial(_train_a_part, model, given)
+    fitted, last = spread(make, part, notify)
     model.load_state_dict(last)
     return fitted
 

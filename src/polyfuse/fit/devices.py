@@ -5,6 +5,7 @@ the whole batch to rounding. The first process is the one that writes, logs and 
 """
 
 import multiprocessing
+import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from polyfuse.fit.base import Notify, silent
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+PORTS = 3  # how often another is tried, where someone took the free one that was found
 
 
 class Part:
@@ -71,11 +74,13 @@ class Part:
                 buffer.copy_(self.fabric.broadcast(buffer))
 
 
-def spread(fabric: "Fabric", function: Callable[..., Any], notify: Notify = silent) -> Any:
+def spread(
+    make: Callable[[], "Fabric"], function: Callable[..., Any], notify: Notify = silent
+) -> Any:
     """Call a function in a process a device; return what it returns in the first.
 
     Args:
-        fabric: for several devices.
+        make: makes a Fabric for several devices.
         function: called as `function(fabric, notify)`; it, what it holds and what it returns can
             be pickled.
         notify: is told what the function in the first process tells.
@@ -92,13 +97,23 @@ def spread(fabric: "Fabric", function: Callable[..., Any], notify: Notify = sile
         packed = pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TrainingError(
-            f"devices={fabric.world_size} needs functions that can be imported, but "
-            f"{printable(error)}; define them at the top of a module, or use devices=1"
+            f"several devices need functions that can be imported, but {printable(error)}; "
+            "define them at the top of a module, or use devices=1"
         ) from None
+    for _ in range(PORTS):
+        outcomes = _launched(make(), packed, notify)
+        if "EADDRINUSE" not in str(outcomes.get("fault")):
+            break
+    return _outcome(outcomes)
+
+
+def _launched(fabric: "Fabric", packed: bytes, notify: Notify) -> dict[str, Any]:
+    """Call the function in a process a device; return what came of it, by kind."""
     told = multiprocessing.get_context("spawn").SimpleQueue()
     outcomes: dict[str, Any] = {}
     listener = threading.Thread(target=_listen, args=(told, notify, outcomes), daemon=True)
     listener.start()
+    port = os.environ.get("MASTER_PORT")  # Fabric sets it; the next launch wants one of its own
     try:  # in a partial, which Fabric leaves as it is
         fabric.launch(partial(_call, packed, told))
     except Exception as error:  # the reason is what a process has told, if it could
@@ -106,7 +121,10 @@ def spread(fabric: "Fabric", function: Callable[..., Any], notify: Notify = sile
     finally:
         told.put(("end", None))
         listener.join()
-    return _outcome(outcomes)
+        os.environ.pop("MASTER_PORT", None)
+        if port is not None:
+            os.environ["MASTER_PORT"] = port
+    return outcomes
 
 
 def _outcome(outcomes: dict[str, Any]) -> Any:
@@ -115,8 +133,9 @@ def _outcome(outcomes: dict[str, Any]) -> Any:
     if "unheard" in outcomes:
         raise outcomes["unheard"]
     if "fault" in outcomes:
+        last = str(outcomes["fault"]).strip().splitlines()[-1:]
         raise TrainingError(
-            f"a process of one of the devices failed: {printable(outcomes['fault'], 2000)}"
+            f"a process of one of the devices failed: {printable(' '.join(last), 600)}"
         ) from outcomes["fault"]
     return pickle.loads(outcomes["returned"])
 
