@@ -196,9 +196,23 @@ class Scaled(nn.Linear):
         return self.scale * super().forward(inputs)
 
 
+def raises_late():
+    # The call that raises has moved the statistics of batch-norm by then.
+    return nn.Sequential(nn.BatchNorm1d(4), Drawing(4, 2))
+
+
+class Drawing(nn.Linear):
+    def forward(self, inputs):
+        return nn.functional.dropout(super().forward(inputs), 0.5, self.training)
+
+
 @pytest.mark.parametrize(
     ("factory", "reason"),
-    [(partial(Branching, 4, 2), "data-dependent control flow"), (Scaled, "the first loss is")],
+    [
+        (partial(Branching, 4, 2), "data-dependent control flow"),
+        (Scaled, "the first loss is"),
+        (raises_late, "random"),
+    ],
 )
 def test_what_cannot_be_stacked_is_trained_alone_and_says_why(
     factory, reason, tmp_path, monkeypatch

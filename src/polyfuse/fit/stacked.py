@@ -78,10 +78,10 @@ class Stack:
         Raises:
             Unstackable: the model or the loss does what a stack cannot do.
         """
-        everyone = len(places) == len(self)
-        index = torch.tensor(places, device=labels.device)
-        parameters = self.parameters if everyone else _chosen(self.parameters, index)
-        buffers = self.buffers if everyone else _chosen(self.buffers, index)
+        parameters, buffers, index = self.parameters, self.buffers, None
+        if len(places) < len(self):
+            index = torch.tensor(places, device=labels.device)
+            parameters, buffers = (_chosen(each, index) for each in (parameters, buffers))
         self.drawn = [self.generators[place] for place in places] if self.generators else []
         given = (inputs, labels) if weights is None else (inputs, labels, weights)
         try:
@@ -89,7 +89,7 @@ class Stack:
             losses = vmap(self._loss, in_dims=dims)(parameters, buffers, *given)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise Unstackable(f"{type(error).__name__} under vmap: {error}") from error
-        if not everyone:
+        if index is not None:
             with torch.no_grad():
                 for name, buffer in self.buffers.items():
                     buffer[index] = buffers[name]
