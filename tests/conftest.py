@@ -52,17 +52,28 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
-def run_script():
-    """Return a function that runs a script in a folder: its status, its output, its errors."""
+def run_scripts(tmp_path_factory):
+    """Return a function that runs scripts side by side in a folder.
+
+    Each is given as its path and its arguments, and told as its status, output and errors.
+    """
     command = [sys.executable, Path(__file__).with_name("forked_scripts.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as server:
 
-        def run(words, folder, told):
-            files = [told / "output", told / "errors"]
-            order = [list(map(str, words)), *map(str, [folder, *files])]
-            print(json.dumps(order), file=server.stdin, flush=True)
-            return int(server.stdout.readline()), *(file.read_text() for file in files)
+        def run(scripts, folder):
+            told = tmp_path_factory.mktemp("told")
+            files = [(told / f"output-{n}", told / f"errors-{n}") for n in range(len(scripts))]
+            orders = [
+                [list(map(str, words)), *map(str, (folder, *pair))]
+                for words, pair in zip(scripts, files, strict=True)
+            ]
+            print(json.dumps(orders), file=server.stdin, flush=True)
+            ends = json.loads(server.stdout.readline())
+            return [
+                (end, *(file.read_text() for file in pair))
+                for end, pair in zip(ends, files, strict=True)
+            ]
 
         yield run
         server.stdin.close()

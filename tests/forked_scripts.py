@@ -2,10 +2,10 @@
 
     python forked_scripts.py
 
-Each line that it is given is JSON: a script and its arguments, the working folder, and the files
-for its output and its errors; the answer is the exit status. Nothing of polyfuse is imported
-before a script does it. One core is all there is: a script that starts one process a core, each of
-which imports torch, starts one.
+Each line that it is given is JSON, a list of what is to run at the same time: a script and its
+arguments, the working folder, and the files for its output and its errors. The answer is the list
+of their exit statuses. Nothing of polyfuse is imported before a script does it. One core is all
+there is: a script that starts one process a core, each of which imports torch, starts one.
 """
 
 import importlib
@@ -37,11 +37,15 @@ def main() -> None:
     for name in DEAR:
         importlib.import_module(name)
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            become(*json.loads(line))
-            return
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        children = []
+        for order in json.loads(line):
+            children.append(os.fork())
+            if children[-1] == 0:
+                become(*order)
+                return
+        ends = [os.waitpid(child, 0)[1] for child in children]
+        print(json.dumps([os.waitstatus_to_exitcode(end) for end in ends]), flush=True)
+    os._exit(0)  # there is nothing to tidy up, and doing so takes a second
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -299,16 +297,15 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
-def test_processes_get_the_statistics_of_all(tmp_path):
+def test_processes_get_the_statistics_of_all(tmp_path, run_scripts):
     file = tmp_path / "meet"
     torch.save(batches(), f"{file}.pt")
-    command = [sys.executable, "-W", "ignore", "-c", WORKER, str(file)]
-    both = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    first, second = (one.communicate()[0] for one in both)
-    assert first == second
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    (_, first, errors), (_, second, _) = run_scripts(
+        [[script, file, r] for r in range(2)], tmp_path
+    )
+    assert first == second, errors
     for line, mode in zip(first.splitlines(), MODES, strict=True):
         alone = nn.BatchNorm1d(3)
         reestimate(alone, batches(), mode=mode)

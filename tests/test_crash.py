@@ -164,10 +164,10 @@ def test_the_power_cut_rig_catches_a_draft_whose_folder_was_not_synced(mounted, 
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory, run_script):
+def watched(tmp_path_factory, run_scripts):
     """Every event that writes inside a RUN folder: what, on which path, called by durable?"""
-    run, beside = (tmp_path_factory.mktemp(name) for name in ("watched", "beside"))
-    status, output, errors = run_script([HERE / "watched_run.py", run], beside, beside)
+    run = tmp_path_factory.mktemp("watched")
+    ((status, output, errors),) = run_scripts([[HERE / "watched_run.py", run]], run.parent)
     assert status == 0, errors
     return run, json.loads(output)
 

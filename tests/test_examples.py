@@ -35,9 +35,9 @@ MARKS = {"averaging.svg": ("polyline", 2 * 5), "snapshot.svg": ("circle", 2 * 6)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs(script, tmp_path, tmp_path_factory, run_script):
+def test_example_runs(script, tmp_path, run_scripts):
     words = [script, *WORDS.get(script.name, ())]
-    status, output, errors = run_script(words, tmp_path, tmp_path_factory.mktemp("told"))
+    ((status, output, errors),) = run_scripts([words], tmp_path)
     assert status == 0, errors
     assert SHOWN[script.name] in output
     assert [path.name for path in tmp_path.iterdir()] == LEFT[script.name]

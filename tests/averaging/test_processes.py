@@ -1,9 +1,6 @@
 """DistributedDataParallel and FSDP2 in two processes: each keeps its part, together the same."""
 
-import contextlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +14,13 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def told(tmp_path_factory, run_scripts):
     """Return what two processes said, by the way they trained."""
-    file = tmp_path_factory.mktemp("processes") / "meet"
-    command = [sys.executable, "-W", "ignore", Path(process.__file__), file]
-    with contextlib.ExitStack() as stack:
-        both = [
-            stack.enter_context(
-                subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
-            )
-            for rank in range(2)
-        ]
-        said = [one.communicate()[0].splitlines()[-len(process.KINDS) :] for one in both]
+    folder = tmp_path_factory.mktemp("processes")
+    ranks = [[Path(process.__file__), folder / "meet", rank] for rank in range(2)]
+    ended = run_scripts(ranks, folder)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    said = [output.splitlines()[-len(process.KINDS) :] for _, output, _ in ended]
     lines = zip(*said, strict=True)
     return {
         kind: [json.loads(a), json.loads(b)]

@@ -2,7 +2,6 @@
 
 import argparse
 import pickle
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -117,11 +116,10 @@ def test_a_key_strips_a_prefix_of_names_that_were_saved_flat(tmp_path):
     assert_same(load_checkpoint(tmp_path / "a", "model"), {"w": TABLE})
 
 
-def test_what_two_ranks_saved_reads_as_torch_loads_it(tmp_path):
+def test_what_two_ranks_saved_reads_as_torch_loads_it(tmp_path, run_scripts):
     """FSDP2, rows and columns of DTensors, a tensor of one row, buffers, an optimizer."""
-    command = [sys.executable, str(RANKS)]
-    ranks = [subprocess.Popen([*command, str(r), "2", str(tmp_path)]) for r in range(2)]
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    ended = run_scripts([[RANKS, rank, 2, tmp_path] for rank in range(2)], tmp_path)
+    assert [status for status, _, _ in ended] == [0, 0], ended
     state = load_checkpoint(tmp_path / "saved")
     assert_same(state, torch.load(tmp_path / "full.pt"))
     theirs = by_torch(tmp_path / "saved", tmp_path / "a.pt")
