@@ -7,7 +7,7 @@ BENCHES := average ema_update combine ensemble selection bootstrap train
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench peers integrations floors fuzz fuzzed clean
+.PHONY: demo test check format docs bench peers integrations floors long fuzz fuzzed clean
 
 demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
@@ -47,6 +47,9 @@ floors:  ## the tests on the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --without-pip .venv-floors
 	@$(PYTHON) -m pip --python .venv-floors/bin/python install -q $(PIP_ARGS) -c floors.txt -e '.[dev]'
 	@.venv-floors/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+
+long: $(READY)  ## what every strategy gains over seeds, and a recipe of each
+	@$(PY) -m pytest -q -n auto --dist worksteal -m long tests/training $(ARGS)
 
 fuzzed: $(READY)  ## a hundred thousand mutated checkpoints for each reader, always the same
 	@$(PY) -m pytest -q -n auto -m fuzz tests/checkpoints $(ARGS)

@@ -57,7 +57,7 @@ def alone(member, stack):
     return mean_probability(stack[member : member + 1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", CASES)
 def test_boosting_is_better_than_its_members(strategy, tmp_path):
     """Than their mean; but for a few votes of SAMME, also than the first, which is the best one."""

@@ -201,7 +201,7 @@ def test_a_recipe_may_name_it(name):
     assert made.jobs([])[0].seed == strategy(name, task(name, data()), seed=5).jobs([])[0].seed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_on_embedded_data(name, tmp_path):
     (tmp_path / "mine.yaml").write_text(write(recipe(name)))
@@ -243,7 +243,7 @@ LONGER = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", JENSEN)
 def test_an_ensemble_is_better_than_its_members_over_seeds(name, tmp_path):
     gains = []
