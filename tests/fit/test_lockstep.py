@@ -170,6 +170,22 @@ def test_parameters_with_options_of_their_own_and_frozen_ones():
     assert torch.equal(fitted.state["1.weight"], make()[1].weight)
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.last(self.second(self.first(inputs).tanh()).tanh())
+
+
+def test_tensors_of_two_names_stay_one():
+    [fitted, *_] = check_alike(lanes(Tied, fixed(optimizer=partial(sgd, lr=0.1))))
+    assert torch.equal(fitted.state["first.weight"], fitted.state["second.weight"])
+
+
 # Resuming ---------------------------------------------------------------------------------------
 
 

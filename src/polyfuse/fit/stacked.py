@@ -47,6 +47,7 @@ class Stack:
             raise Unstackable(f"they cannot be stacked: {error}") from None
         self.generators: Sequence[torch.Generator] = ()  # of the models' dropout
         self.drawn: Sequence[torch.Generator] = ()  # of those models that are being run
+        self.tied = _is_tied(self.models[0])
         self.template = _with_own_masks(copy.deepcopy(self.models[0]), self)
         self._show()
 
@@ -103,7 +104,8 @@ class Stack:
         labels: Tensor,
         weights: Tensor | None = None,
     ) -> Tensor:
-        outputs = functional_call(self.template, (parameters, buffers), (inputs,))
+        tensors = (parameters, buffers)
+        outputs = functional_call(self.template, tensors, (inputs,), tie_weights=self.tied)
         given = {} if weights is None else {"weights": weights}
         return self.loss(outputs, labels, **given)
 
@@ -147,6 +149,13 @@ def _anatomy(model: nn.Module) -> list[Any]:
     ]
     parts += [(n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.named_parameters()]
     return parts + [(n, tuple(b.shape), b.dtype) for n, b in model.named_buffers()]
+
+
+def _is_tied(model: nn.Module) -> bool:
+    """Tell whether a tensor has two names, which takes time to look for in every call."""
+    places = [id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False)]
+    places += [id(tensor) for _, tensor in model.named_buffers(remove_duplicate=False)]
+    return len({*places}) < len(places)
 
 
 def _chosen(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
