@@ -10,11 +10,10 @@ import tempfile
 import time
 
 import torch
+from peer_voting import MLP
 from peers import allow_torchvision
 from plain import DECAY, RATE, pixels
 from torch.utils.data import DataLoader, TensorDataset
-
-from peer_voting import MLP
 
 
 def main(members: int, epochs: int, batch: int) -> None:
