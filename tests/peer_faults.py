@@ -12,7 +12,6 @@ import re
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchensemble import VotingClassifier
 
 LOGGED = re.compile(r"Historical Best: ([\d.]+)")
 
@@ -43,6 +42,8 @@ class Best(logging.Handler):
 
 
 def main() -> None:
+    from torchensemble import VotingClassifier
+
     torch.manual_seed(0)
     x = torch.randn(40, 4)
     y = (x[:, 0] > 0).long()

@@ -11,12 +11,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
 from polyfuse.combine import CLASS_COMBINERS, COMBINERS, hard_vote, mean_logit, mean_probability
-from polyfuse.compare import FUSIONS
 from polyfuse.errors import DataError
 from polyfuse.metrics import nll
+from polyfuse.tasks import FUSIONS, RULES
 
 TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-14, "bfloat16": 8e-3}
-every = pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+OF_CLASSES = {name: FUSIONS[name] for name in RULES["classification"].fusions}
+every = pytest.mark.parametrize("fusion", OF_CLASSES.values(), ids=OF_CLASSES)
 every_mean = pytest.mark.parametrize("mean", [mean_probability, mean_logit])
 every_precision = pytest.mark.parametrize("precision", ["float16", "float32", "float64"])
 stacks = hnp.arrays(
@@ -265,5 +266,5 @@ def test_numpy_results_are_those_of_the_first_version_to_the_bit():
 
 
 def test_combiners_are_part_of_the_fusions():
-    assert set(CLASS_COMBINERS) < set(FUSIONS)
+    assert set(CLASS_COMBINERS) < set(OF_CLASSES) < set(FUSIONS)
     assert set(CLASS_COMBINERS) < set(COMBINERS)

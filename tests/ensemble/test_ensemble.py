@@ -17,9 +17,9 @@ from polyfuse.combine import (
     mean_probability,
     trimmed_mean,
 )
-from polyfuse.compare import FUSIONS
 from polyfuse.ensemble import Ensemble
 from polyfuse.errors import DataError, PolyfuseError
+from polyfuse.tasks import FUSIONS, RULES
 
 
 def some_members(count=3):
@@ -37,8 +37,9 @@ def test_answers_as_the_combiner_of_its_members(combiner):
     torch.testing.assert_close(ensemble(inputs), combiner(stacked))
 
 
-@pytest.mark.parametrize("combiner", FUSIONS.values(), ids=FUSIONS)
-def test_takes_members_with_several_heads(combiner):
+@pytest.mark.parametrize("name", [*RULES["classification"].fusions, "mean_value"])
+def test_takes_members_with_several_heads(name):
+    combiner = FUSIONS[name]
     torch.manual_seed(0)
     heads = [nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))) for _ in range(3)]
     answer = Ensemble(heads, combiner)(torch.randn(7, 4))

@@ -155,7 +155,10 @@ class _Worker:
         # Spawned, not forked: torch's threads and CUDA do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(pickled, theirs))
+        # The function goes by the line: what a process gets at its start, it gets by a pipe that
+        # both ends hold open, so one that dies before it has read all would hang this one.
+        self.process = context.Process(target=_serve, args=(theirs,))
+        self.unsent: bytes | None = pickled
         self.ready = False
         self.number: int | None = None  # of the job that it does
         with _seeing(device):
@@ -172,6 +175,9 @@ class _Worker:
         self.number = number
         job = _pickled(jobs[number])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if self.unsent is not None:
+                self.line.send(self.unsent)
+                self.unsent = None
             self.line.send((number, job))
 
     def said(self) -> Any:
@@ -228,13 +234,14 @@ def _pickled(sent: Any) -> bytes:
 # What follows runs in a worker process --------------------------------------------------------
 
 
-def _serve(pickled: bytes, line: Connection) -> None:
+def _serve(line: Connection) -> None:
     """Do jobs until the line ends; end at once when the parent does, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     told = _Told(line)
     line.send(READY)
     with contextlib.suppress(EOFError):
+        pickled = line.recv()
         while True:
             number, job = line.recv()
             told.send(attempt(partial(_done, pickled), number, job, told.report))

@@ -93,7 +93,7 @@ class Soup:
             self.evaluation,
             known=Journal(path, identity),
             over=self._over,
-            at_once=getattr(runner, "workers", 1),
+            at_once=getattr(runner, "workers", None) or len(getattr(runner, "devices", ())) or 1,
             higher_is_better=higher_is_better,
         )
 
