@@ -36,8 +36,8 @@ def runner_named(
     """
     if name not in RUNNERS:
         known = ", ".join(RUNNERS)
-        near = did_you_mean(name, RUNNERS)
-        raise PolyfuseError(f"'{printable(name)}' is no runner{near}; there are {known}")
+        near = did_you_mean(name, RUNNERS) or ";"
+        raise PolyfuseError(f"'{printable(name)}' is no runner{near} there are: {known}")
     if name == "ray":
         from polyfuse.runners.ray_cluster import RayRunner, refuse_missing
 
