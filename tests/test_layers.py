@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 # and the folder's __init__.py from its files. A folder's name stands for all that is in it.
 FLOORS = [
     ["errors"],
-    ["boosting", "budget", "checksums", "dtypes", "parameters"],
+    ["boosting", "budget", "checksums", "determinism", "dtypes", "parameters"],
     ["fitting"],
     ["running_losses", "leaks", "swag"],
     ["combine", "losses", "schedules", "statedict", "tables", "models", "optimizers"],
@@ -29,7 +29,7 @@ FLOORS = [
     ["averaging"],
     ["merge.base"],
     ["merge"],
-    ["classical", "determinism", "environment", "solvers"],
+    ["classical", "environment", "solvers"],
     ["durable.base"],
     ["durable.folders", "durable.journals", "durable.staging"],
     ["sequences", "durable", "terminal", "stochastic"],
@@ -69,7 +69,7 @@ FLOORS = [
     ["runners.processes"],
     ["runners"],
     ["data.base"],
-    ["data.arrays"],
+    ["data.arrays", "data.street_numbers"],
     ["data", "scoreboard", "significance"],
     ["failures", "labels", "members"],
     ["boosted", "population", "inference", "start", "advice", "remote"],

@@ -8,13 +8,14 @@ import torch
 from scipy import stats
 
 from polyfuse.classical import bundled_digits
-from polyfuse.data import DATASETS, street_numbers
+from polyfuse.data import DATASETS
 from polyfuse.data.street_numbers import (
     BLANK,
     CONTEST_LENGTHS,
     GROUPS,
     POSITIONS,
     StreetNumbers,
+    composed,
     street_digits,
 )
 from polyfuse.errors import DataError
@@ -77,7 +78,7 @@ def test_the_contests_lengths_are_those_of_its_annotations(shared_data):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_digit_is_dealt_to_one_hand_and_classes_evenly(seed):
     _, classes = bundled_digits()
-    parts = street_numbers._deal(classes, seed)
+    parts = composed._deal(classes, seed)
     hands = [hand for part in parts for hand in part]
     assert (len(parts), len(hands)) == (5, 5 * GROUPS)
     np.testing.assert_array_equal(np.sort(np.concatenate(hands)), np.arange(1797))
@@ -87,13 +88,13 @@ def test_every_digit_is_dealt_to_one_hand_and_classes_evenly(seed):
 
 def test_the_seed_decides_who_is_dealt_what():
     _, classes = bundled_digits()
-    one, same, other = (street_numbers._deal(classes, seed)[3][0].tolist() for seed in (0, 0, 1))
+    one, same, other = (composed._deal(classes, seed)[3][0].tolist() for seed in (0, 0, 1))
     assert one == same
     assert one != other
 
 
 def test_the_shares_of_the_splits_do_not_meet():
-    shares = [part for parts in street_numbers._SHARES.values() for part in parts]
+    shares = [part for parts in composed._SHARES.values() for part in parts]
     assert sorted(shares) == [0, 1, 2, 3, 4]
 
 
@@ -102,9 +103,9 @@ def drawn_pieces(monkeypatch, **sizes):
     images, classes = bundled_digits()
     marked = np.broadcast_to(np.arange(1797)[:, None, None], images.shape).copy()
     seen = []
-    monkeypatch.setattr(street_numbers, "bundled_digits", lambda: (marked, classes))
+    monkeypatch.setattr(composed, "bundled_digits", lambda: (marked, classes))
     monkeypatch.setattr(
-        street_numbers,
+        composed,
         "_render",
         lambda glyphs, at: (
             seen.append(glyphs[:, :, 0, 0]) or np.zeros((len(glyphs), 2, 24, 64), np.float32)
@@ -146,7 +147,7 @@ def test_splits_show_different_images(splits):
 
 
 def test_ink_and_ground_differ_by_a_fifth_in_luminance():
-    ground, ink = street_numbers._colours(5000, np.random.default_rng(0))
+    ground, ink = composed._colours(5000, np.random.default_rng(0))
     light, dark = (c[:, :, 0, 0] @ [0.299, 0.587, 0.114] for c in (ground, ink))
     assert np.abs(light - dark).min() > 0.2 - 1e-5
     shown = [c.clip(0, 1)[:, :, 0, 0] @ [0.299, 0.587, 0.114] for c in (ground, ink)]
@@ -156,12 +157,12 @@ def test_ink_and_ground_differ_by_a_fifth_in_luminance():
 def test_a_string_fits_its_image_and_the_distractors_stay_off_it():
     rng = np.random.default_rng(0)
     sizes = np.repeat(np.arange(1, 7), 200)
-    at = street_numbers._place(sizes, rng)
+    at = composed._place(sizes, rng)
     np.testing.assert_array_equal(at.shown[:, :POSITIONS].sum(1), sizes)
     string = at.shown.copy()
     string[:, POSITIONS:] = False
     assert (at.x[string] > 0).all()
-    assert (at.x[string] < street_numbers.WIDTH).all()
+    assert (at.x[string] < composed.WIDTH).all()
     assert at.shown[:, POSITIONS:].any(0).all()
     left, first = at.x[:, POSITIONS], at.x[:, 0]
     shown = at.shown[:, POSITIONS]
@@ -170,8 +171,8 @@ def test_a_string_fits_its_image_and_the_distractors_stay_off_it():
 
 def test_the_ink_is_where_the_digits_are(monkeypatch):
     digits, _ = bundled_digits()
-    at = street_numbers._place(np.array([2, 1]), np.random.default_rng(0))
-    masks = street_numbers._render(digits[np.arange(16).reshape(2, 8)], at)
+    at = composed._place(np.array([2, 1]), np.random.default_rng(0))
+    masks = composed._render(digits[np.arange(16).reshape(2, 8)], at)
     assert masks.shape == (2, 2, 24, 64)
     assert (masks.min(), masks.max()) == (0, 1)
     for image, shown in enumerate([2, 1]):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polyfuse.tasks import CLASSES, rules_of
 
+DIGITS = "0123456789"
 Rows = NDArray[np.int64]
 Labels = NDArray[Any]
 
@@ -16,7 +17,8 @@ Labels = NDArray[Any]
 class Split(Protocol):
     """One split (train, val or test) of a data set.
 
-    A split whose labels are no classes says so by one more attribute, `task`: see `task_of`.
+    A split whose labels are no classes says so by one more attribute, `task`: see `task_of`; one
+    whose characters are not the ten digits by `alphabet`: see `alphabet_of`.
 
     Attributes:
         labels: `(n,)` classes or `(n, positions)` classes, int64; None where nobody knows them.
@@ -80,6 +82,17 @@ def task_of(split: Split) -> str:
     task = getattr(split, "task", CLASSES)
     rules_of(task)
     return str(task)
+
+
+def alphabet_of(split: Split) -> str:
+    """Return the characters that the classes of a split of strings stand for, class 0 first.
+
+    Example:
+        >>> from polyfuse import Arrays
+        >>> alphabet_of(Arrays([[0.0]], [[4, 2]], blank=10))
+        '0123456789'
+    """
+    return str(getattr(split, "alphabet", DIGITS))
 
 
 def classes_of(split: Split) -> NDArray[np.int64] | None:
