@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from polyfuse.combine import COMBINERS, in_chunks, mean_logit, rank_mean, soft_vote
+from polyfuse.determinism import threads
 from polyfuse.errors import DataError
 
 
@@ -100,3 +101,35 @@ def test_what_needs_all_rows_is_refused():
             in_chunks(combiner, members, **options)
     with pytest.raises(DataError, match="1 or more"):
         in_chunks(mean_logit, members, rows=-1)
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_threads_that_take_rows_of_their_own_change_nothing(name, dtype):
+    values, needed = some(name)
+    members = list(torch.from_numpy(values.astype(dtype)))
+    one = in_chunks(COMBINERS[name], members, rows=3, **needed)
+    with threads(2):
+        two = in_chunks(COMBINERS[name], members, rows=3, **needed)
+        assert torch.get_num_threads() == 2
+    assert torch.equal(one, two)
+
+
+def test_an_error_in_a_thread_is_the_error_of_the_call():
+    values, _ = some("mean_logit")
+    values[2, 50, 1, 3] = np.nan
+    with threads(2):
+        with pytest.raises(DataError, match="NaN"):
+            in_chunks(mean_logit, list(values), rows=4)
+        assert torch.get_num_threads() == 2
+
+
+def test_modes_of_the_calling_thread_hold():
+    values, _ = some("mean_logit")
+    members = list(torch.from_numpy(values).float())
+    with threads(2), torch.inference_mode():
+        assert in_chunks(mean_logit, members, rows=4).is_inference()
+    watched = [member.requires_grad_() for member in members]
+    with threads(2):
+        in_chunks(mean_logit, watched, rows=4)[0, 0, 0].backward()
+    assert watched[0].grad[0].abs().sum() > 0

@@ -1,6 +1,7 @@
 """Combiners over members that do not fit into memory: some rows at a time, the same answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polyfuse.combine.base import Pieces, as_tensor
+from polyfuse.determinism import threads
 from polyfuse.errors import DataError
 
 Combiner = Callable[..., Any]
@@ -23,7 +25,8 @@ def in_chunks(
 
     Combiners of this package read every member where it lies, as a memory-mapped file for instance;
     any other function gets the stacked rows. Open files with `np.load(path, mmap_mode="c")`: torch
-    must copy what is read-only.
+    must copy what is read-only. Each of torch's threads takes rows of its own; the answer is the
+    same for any number of them.
 
     Args:
         combiner: maps `(member, sample, ...)` to `(sample, ...)`, each sample by itself.
@@ -49,13 +52,42 @@ def in_chunks(
     step = rows or max(1, _AT_ONCE // max(1, int(np.prod(members[0].shape[1:]))))
     if step < 1:
         raise DataError(f"rows is {rows}; it must be 1 or more")
-    answer: Any = None
-    for start in range(0, count, step):
-        part = _part(combiner, [member[start : start + step] for member in members], options)
-        if answer is None:
-            answer = _empty(part, count)
-        answer[start : start + step] = part
+
+    def part(start: int) -> Any:
+        return _part(combiner, [member[start : start + step] for member in members], options)
+
+    def fill(start: int) -> None:
+        answer[start : start + step] = part(start)
+
+    first, *rest = range(0, count, step)
+    begun = part(first)
+    answer = _empty(begun, count)
+    answer[:step] = begun
+    _each(fill, rest, torch.get_num_threads() if _side_by_side(combiner, members) else 1)
     return answer
+
+
+def _each(fill: Callable[[int], None], starts: Iterable[int], workers: int) -> None:
+    """Call a function for each start, from so many threads.
+
+    Threads that share every operation wait for each other at its end; here they do so once.
+    """
+    if workers == 1:
+        for start in starts:
+            fill(start)
+        return
+    alone = partial(torch.set_num_threads, 1)
+    with threads(1), ThreadPoolExecutor(workers, initializer=alone) as pool:
+        for _ in pool.map(fill, starts):
+            pass  # an error is raised here
+
+
+def _side_by_side(combiner: Combiner, members: Sequence[Any]) -> bool:
+    """Tell whether several threads may call a combiner: ours, where nothing is differentiated."""
+    tensors = [member for member in members if isinstance(member, Tensor)]
+    plain = all(t.device.type == "cpu" and not t.requires_grad for t in tensors)
+    free = not (torch.is_inference_mode_enabled() or torch.compiler.is_compiling())
+    return plain and free and _is_ours(combiner)
 
 
 def _part(combiner: Combiner, pieces: Sequence[Any], options: Any) -> Any:
