@@ -1,0 +1,249 @@
+"""Merge what the views say into one answer: any combiner, logarithms added as logarithms."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyfuse.combine import (
+    COMBINERS,
+    geometric_mean,
+    mean_logit,
+    mean_probability,
+    mean_value,
+    product,
+)
+from polyfuse.combine.base import Array, Members, as_tensor, shares
+from polyfuse.errors import DataError, did_you_mean, printable
+from polyfuse.parameters import one_of
+
+Combiner = Callable[..., Any]
+
+RETURNS = ("prob", "log_prob")
+_LOGS = {id(mean_probability), id(mean_logit), id(geometric_mean), id(product)}
+_MEANS = {*_LOGS, id(mean_value)} - {id(product)}
+
+
+def merge_views(
+    outputs: Array,
+    weights: Any = None,
+    *,
+    combiner: str | Combiner = "mean_probability",
+    space: str = "logit",
+    returns: str = "prob",
+    coverage: Any = None,
+    **options: Any,
+) -> Array:
+    """Merge the outputs of a model for several views of its inputs.
+
+    The combiner names the space in which a mean is taken: `mean_probability` that of probabilities,
+    `mean_logit` that of logits, `geometric_mean` that of log-probabilities. Products and geometric
+    means are sums of logarithms, so nothing underflows, however many views there are.
+
+    Args:
+        outputs: `(view, n, ..., class)`, floating; `(view, n, ...)` for `mean_value`.
+        weights: `(view,)`, 0 or more; or `(view, class)` for means over classes (Shanmugam et al.
+            2021), whose result is renormalised. Equal where None.
+        combiner: a function, or a name in `COMBINERS`.
+        space: what the numbers are, as in all combiners: "logit", "prob" or "log_prob".
+        returns: "prob", or "log_prob": its logarithm, computed without the detour, which is as good
+            as logits to whatever takes those.
+        coverage: `(view, n or 1, ...)`, without the class axis: the say of each view at each
+            place, 0 or more; means use it as a weight, other combiners ask only who has one.
+        **options: of the combiner.
+
+    Returns:
+        `(n, ..., class)` in the kind and precision of the outputs; decided classes `(n, ...)` int64
+        of votes.
+
+    Raises:
+        DataError: as the combiner; an unknown one; a place in no view; weights that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> many = np.tile(np.float32([0.98, 0.01, 0.01]), (64, 1, 1))
+        >>> merge_views(many, combiner="geometric_mean", space="prob").round(3).tolist()
+        [[0.9800000190734863, 0.009999999776482582, 0.009999999776482582]]
+    """
+    function = combiner_of(combiner)
+    one_of("returns", returns, RETURNS)
+    per_class = weights is not None and np.ndim(_plain(weights)) == 2
+    logs = returns == "log_prob" and id(function) in _LOGS
+    if id(function) in _LOGS | _MEANS and (per_class or coverage is not None or logs):
+        return _mean(function, outputs, weights, space, returns, coverage, options)
+    if per_class:
+        raise DataError(
+            "weights a view and class are for means over classes: mean_probability, mean_logit, "
+            f"geometric_mean; got {printable(combiner)}"
+        )
+    if weights is not None:
+        options = {**options, "weights": weights}
+    if space != "logit" and id(function) != id(mean_value):
+        options = {**options, "space": space}
+    if coverage is not None:
+        answer = _by_pattern(function, outputs, coverage, options)
+    else:
+        answer = function(outputs, **options)
+    return _logged(answer) if returns == "log_prob" else answer
+
+
+def combiner_of(combiner: str | Combiner) -> Combiner:
+    """Return a combiner by its name.
+
+    Raises:
+        DataError: there is none of this name.
+
+    Example:
+        >>> combiner_of("mean_logit").__name__
+        'mean_logit'
+    """
+    if callable(combiner):
+        return combiner
+    if combiner not in COMBINERS:
+        raise DataError(
+            f"unknown combiner '{printable(combiner)}'{did_you_mean(str(combiner), COMBINERS)}; "
+            f"known: {', '.join(COMBINERS)}; or give a function"
+        )
+    return COMBINERS[combiner]
+
+
+def _mean(
+    function: Combiner,
+    outputs: Array,
+    weights: Any,
+    space: str,
+    returns: str,
+    coverage: Any,
+    options: dict[str, Any],
+) -> Array:
+    """Return a mean whose weights differ by class or place, or its logarithm."""
+    values = function is mean_value
+    exclusive = options.pop("exclusive", True)
+    space = "value" if values else space
+    spaces = ("logit", "prob", "log_prob", "value")
+    members: Members[Array] = Members(outputs, space=space, exclusive=exclusive, spaces=spaces)
+    if options:
+        raise DataError(f"{function.__name__} has no option {', '.join(map(repr, options))}")
+    parts = list(members.probabilities() if values else members.logs())
+    says = _says(parts, weights, coverage, own=function is product)
+    if values:
+        return members.answer(_sum(parts, says))
+    if function is mean_probability:
+        logs = [part + say.log() for part, say in zip(parts, says, strict=True)]
+        total = torch.stack(logs).logsumexp(0)
+    else:
+        total = _sum(parts, says)
+    result = total.log_softmax(-1)
+    return members.answer(result if returns == "log_prob" else result.exp())
+
+
+def _sum(parts: list[Tensor], says: list[Tensor]) -> Tensor:
+    """Return the weighted sum; without a say there is not even 0 times infinity."""
+    total = torch.zeros_like(parts[0])
+    for part, say in zip(parts, says, strict=True):
+        total += torch.where(say > 0, part, 0) * say
+    return total
+
+
+def _says(parts: list[Tensor], weights: Any, coverage: Any, *, own: bool) -> list[Tensor]:
+    """Return each view's share of the say, to be multiplied with `(n, ..., class)` outputs."""
+    count, like = len(parts), parts[0]
+    numbers = np.ones(count) if weights is None else np.asarray(_plain(weights), np.float64)
+    if numbers.ndim == 2:
+        _check_classes(numbers, count, like.shape[-1])
+    elif not own:
+        numbers = np.asarray(shares(numbers, count))
+    says = [torch.as_tensor(each).to(like) for each in numbers]
+    if coverage is not None:
+        places = _places(coverage, count, like)
+        says = [say * place for say, place in zip(says, places, strict=True)]
+    if own:
+        return says
+    total = torch.stack(says).sum(0)
+    if not bool((total > 0).all()):
+        _blame(total)
+    return [say / total for say in says]
+
+
+def _places(coverage: Any, count: int, like: Tensor) -> Tensor:
+    """Return the coverage `(view, n or 1, ..., 1)` as a tensor beside the outputs."""
+    places = as_tensor(coverage).to(like)
+    fits = places.ndim == like.ndim and len(places) == count
+    if not fits or not bool((places >= 0).all()):
+        raise DataError(
+            f"coverage {tuple(places.shape)} does not fit {count} outputs of shape "
+            f"{tuple(like.shape)}: give (view, n or 1, ...), without the class axis, 0 or more"
+        )
+    return places[..., None]
+
+
+def _blame(total: Tensor) -> None:
+    bare = int((~(total > 0)).reshape(-1, total.shape[-1]).any(-1).sum())
+    raise DataError(
+        f"{bare} places are in no view with a weight; add the identity, or crops that cover the "
+        "whole image"
+    )
+
+
+def _check_classes(numbers: Any, count: int, classes: int) -> None:
+    if numbers.shape != (count, classes) or not np.isfinite(numbers).all() or numbers.min() < 0:
+        raise DataError(
+            f"weights of shape {numbers.shape} do not fit {count} views and {classes} classes: "
+            "give (view,) or (view, class), finite and 0 or more"
+        )
+    if not numbers.sum(0).all():
+        raise DataError(f"class {int(numbers.sum(0).argmin())} has no view with a weight")
+
+
+def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any) -> Array:
+    """Combine the places that the same views cover, set by set.
+
+    Raises:
+        DataError: a place in no view; weights, which a combiner takes for all views alike.
+    """
+    tensor = as_tensor(outputs)
+    places = _places(coverage, len(tensor), tensor[0])[..., 0] > 0
+    seen = places.expand(tensor.shape[:-1]).reshape(len(tensor), -1)
+    flat = tensor.reshape(len(tensor), -1, tensor.shape[-1])
+    patterns, kind = torch.unique(seen, dim=1, return_inverse=True)
+    weights = options.pop("weights", None)
+    answer: Any = None
+    for number, pattern in enumerate(patterns.unbind(1)):
+        here, views = (kind == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
+        if not len(views):
+            raise DataError(
+                f"{len(here)} places are in no view; add the identity, or crops that cover the "
+                "whole image"
+            )
+        if weights is not None:
+            options = {**options, "weights": np.asarray(_plain(weights))[views.cpu().numpy()]}
+        part = function(flat[views][:, here], **options)
+        if answer is None:
+            answer = part.new_empty((flat.shape[1], *part.shape[1:]))
+        answer[here] = part
+    shaped = answer.reshape(*tensor.shape[1:-1], *answer.shape[1:])
+    result: Array = shaped.numpy() if isinstance(outputs, np.ndarray) else shaped
+    return result
+
+
+def _logged(answer: Any) -> Any:
+    """Return the logarithm of probabilities.
+
+    Raises:
+        DataError: these are decided classes.
+    """
+    floating = (
+        answer.is_floating_point() if isinstance(answer, Tensor) else answer.dtype.kind == "f"
+    )
+    if not floating:
+        raise DataError("a vote decides classes, which have no logarithm; use returns='prob'")
+    if isinstance(answer, Tensor):
+        return answer.log()
+    with np.errstate(divide="ignore"):
+        return np.log(answer)
+
+
+def _plain(weights: Any) -> Any:
+    return weights.detach().cpu().numpy() if isinstance(weights, Tensor) else weights
