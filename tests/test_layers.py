@@ -32,6 +32,9 @@ FLOORS = [
     ["classical", "environment", "solvers"],
     ["durable.base"],
     ["durable.folders", "durable.journals", "durable.staging"],
+    ["sequences.base"],
+    ["sequences.ballots", "sequences.decoding", "sequences.priors", "sequences.text"],
+    ["sequences.correcting"],
     ["sequences", "durable", "terminal", "stochastic"],
     ["remembered"],
     ["digests"],
@@ -128,7 +131,7 @@ FLOORS = [
     ["integrations", "adding", "combining_runs"],
     ["cli.base"],
     ["cli.combining_runs", "cli.combining_strings"],
-    ["cli.fusing", "cli.synthesis", "cli.combining", "cli.adding"],
+    ["cli.fusing", "cli.synthesis", "cli.combining", "cli.adding", "cli.data"],
     ["cli.runs"],
     ["cli"],
     [""],  # the contents page

@@ -162,7 +162,7 @@ def default_fusions(task: str, blank: int | None) -> list[str]:
         return ["mixture_moments"]
     if task == "regression":
         return ["mean_value", "median", "trimmed_mean"]
-    votes = ["hard_vote"] if blank is None else list(SEQUENCE_COMBINERS)
+    votes = ["hard_vote"] if blank is None else ["position_vote", "string_vote"]
     return ["mean_probability", "mean_logit", *votes]
 
 

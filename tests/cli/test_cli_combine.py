@@ -92,7 +92,7 @@ def test_all_tries_all_and_json_says_all():
     names = [row["name"] for row in document["leaderboard"]["rows"]]
     assert set(combining.METHODS) - set(names) == {
         *combining.methods.ALIASES,
-        *("string_vote",),
+        *("string_vote", "aligned_vote", "joint_decoding"),
     }
     assert document["use"] == document["recommended"]
     assert document["leaderboard"]["rows"][3]["cost"] == 4.0

@@ -13,10 +13,12 @@ from scipy import special, stats
 from polyfuse.combine import CLASS_COMBINERS, COMBINERS, hard_vote, mean_logit, mean_probability
 from polyfuse.errors import DataError
 from polyfuse.metrics import nll
+from polyfuse.sequences import joint_decode
 from polyfuse.tasks import FUSIONS, RULES
 
 TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-14, "bfloat16": 8e-3}
 OF_CLASSES = {name: FUSIONS[name] for name in RULES["classification"].fusions}
+OF_STRINGS = [FUSIONS[name] for name in ("string_vote", "aligned_vote", "joint_decoding")]
 every = pytest.mark.parametrize("fusion", OF_CLASSES.values(), ids=OF_CLASSES)
 every_mean = pytest.mark.parametrize("mean", [mean_probability, mean_logit])
 every_precision = pytest.mark.parametrize("precision", ["float16", "float32", "float64"])
@@ -70,9 +72,12 @@ def test_identical_members_answer_as_one(fusion, members):
         np.testing.assert_allclose(answer, NO_MEANS[fusion](logits[0], members), atol=1e-14)
     elif answer.dtype.kind == "f":
         np.testing.assert_allclose(answer, special.softmax(logits[0], -1), atol=1e-14)
-    else:  # string_vote reads nothing after the first blank, the last class
+    elif fusion is FUSIONS["joint_decoding"]:
+        heads = special.log_softmax(logits[0], -1)
+        np.testing.assert_array_equal(answer, joint_decode(heads, blank=4))
+    else:  # votes on strings read nothing after the first blank, the last class
         read = logits[0].argmax(-1)
-        ended = np.maximum.accumulate(read == 4, axis=1) & (fusion is FUSIONS["string_vote"])
+        ended = np.maximum.accumulate(read == 4, axis=1) & (fusion in OF_STRINGS)
         np.testing.assert_array_equal(answer, np.where(ended, 4, read))
 
 
@@ -242,7 +247,7 @@ def test_gradients_flow_through_all_but_votes_and_ranks(name):
 @settings(max_examples=30)
 @given(stacks)
 def test_answers_lie_on_the_simplex(fusion, logits):
-    if fusion is FUSIONS["string_vote"]:
+    if fusion in OF_STRINGS:
         logits = logits[:, :, None]
     answer = fusion(logits)
     if answer.dtype.kind == "f":

@@ -15,7 +15,6 @@ from polyfuse.leaks import refuse_trained
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.sequences import SEQUENCE_COMBINERS
 
-TINY = float(np.finfo(np.float32).tiny)
 _NOTHING = 1e-9  # of the largest weight
 
 
@@ -65,9 +64,6 @@ class Fixed(Parameters):
             DataError: what the combiner says it refuses.
         """
         array = stacked(predictions, 2)
-        if self.combiner == "string_vote":
-            # Strings are read off logits; a probability of zero has none.
-            array = np.log(np.maximum(array, TINY))
         return np.asarray(_combiner(self.combiner)(array, **self.options))
 
     def document(self) -> dict[str, Any]:
