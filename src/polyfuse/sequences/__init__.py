@@ -30,6 +30,7 @@ from polyfuse.sequences.decoding import best_strings as best_strings
 from polyfuse.sequences.decoding import drop_blanks as drop_blanks
 from polyfuse.sequences.decoding import joint_decode as joint_decode
 from polyfuse.sequences.decoding import joint_scores as joint_scores
+from polyfuse.sequences.priors import STRENGTHS as STRENGTHS
 from polyfuse.sequences.priors import apply_prior as apply_prior
 from polyfuse.sequences.priors import fit_strength as fit_strength
 from polyfuse.sequences.priors import length_prior as length_prior
