@@ -21,6 +21,7 @@ from polyfuse.tta.lists import flips as flips
 from polyfuse.tta.lists import product as product
 from polyfuse.tta.lists import shifts as shifts
 from polyfuse.tta.merging import merge_views as merge_views
+from polyfuse.tta.module import TTA as TTA
 from polyfuse.tta.moves import Flip as Flip
 from polyfuse.tta.moves import Shift as Shift
 from polyfuse.tta.moves import Turn as Turn

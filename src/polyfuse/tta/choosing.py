@@ -11,19 +11,20 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from polyfuse.combine import mean_probability, mean_value
 from polyfuse.errors import DataError
-from polyfuse.fitting import Floats, array_of, pooled, stacked
+from polyfuse.fitting import Floats, array_of, stacked
 from polyfuse.leaks import refuse_trained
 from polyfuse.metrics import nll, rmse
 from polyfuse.parameters import Parameters, one_of
 from polyfuse.selection import Scores, greedy
 from polyfuse.simplex import SimplexWeights
 from polyfuse.tasks import meant
+from polyfuse.tta.merging import merge_views
 
 CHOICES = ("greedy", "weights", "class_weights", "all")
 LEARNED = ("weights", "class_weights")
 LOSSES: Mapping[str, Callable[..., Any]] = {"nll": nll, "rmse": rmse}
+_MEANS = {"nll": "mean_probability", "rmse": "mean_value"}
 _REFUSED = -1e300  # the score of views with which the metric is worse than with the first alone
 Array = NDArray[Any]
 
@@ -132,11 +133,6 @@ class ViewChoice(Parameters):
         """
         return merged(outputs, self.fitted("weights_"), self)
 
-    def merge(self, outputs: Array) -> Array:
-        """Return the answers of views that all count alike."""
-        plain: Callable[..., Any] = mean_probability if self.loss == "nll" else mean_value
-        return np.asarray((self.combiner or plain)(outputs))
-
     def figures(self, answers: Array, labels: Array) -> Figures:
         """Return how good merged answers are; those of members are averaged first."""
         mean = answers.mean(1) if self.members else answers
@@ -162,7 +158,7 @@ class ViewChoice(Parameters):
             raise DataError(f'choose="class_weights" weighs classes; loss={self.loss!r} has none')
 
     def _of(self, array: Array, labels: Array, views: Sequence[int]) -> Figures:
-        return self.figures(self.merge(array[list(views)]), labels)
+        return self.figures(merged(array[list(views)], equal_weights(len(views)), self), labels)
 
     def _greedy(self, array: Array, labels: Array) -> tuple[int, ...]:
         """Choose views from the first one on, and keep what each of them did."""
@@ -217,7 +213,7 @@ class ViewChoice(Parameters):
         return said.mean(2) if self.members else said
 
 
-def merged(outputs: Any, weights: Floats, choice: ViewChoice) -> Array:
+def merged(outputs: Any, weights: Floats, choice: ViewChoice, *, returns: str = "prob") -> Array:
     """Merge views by weights.
 
     Args:
@@ -225,12 +221,13 @@ def merged(outputs: Any, weights: Floats, choice: ViewChoice) -> Array:
             the place of a view without weight is not read.
         weights: `(view,)`, or `(view, class)`.
         choice: how they are merged.
+        returns: "prob", or "log_prob": its logarithm, without the detour.
 
     Returns:
-        `(sample, ..., class)` probabilities, or numbers.
+        `(sample, ..., class)` probabilities or their logarithms, or numbers.
 
     Raises:
-        DataError: other views than there are weights.
+        DataError: other views than there are weights; a combiner that decides classes.
 
     Example:
         >>> merged(np.zeros((2, 1, 2)), np.array([0.5, 0.5]), ViewChoice()).tolist()
@@ -240,20 +237,31 @@ def merged(outputs: Any, weights: Floats, choice: ViewChoice) -> Array:
     if len(array) != len(weights):
         raise DataError(f"outputs of {len(array)} views do not fit weights of {len(weights)}")
     used = list(_used(weights))
-    if choice.choose not in LEARNED:
-        return choice.merge(array[used])
-    if choice.loss != "nll":
-        return np.asarray(np.tensordot(weights[used], array[used], 1))
-    return pooled(meant("classification", array[used]), weights[used])
+    learned = weights[used] if choice.choose in LEARNED else None
+    combiner = None if choice.choose in LEARNED else choice.combiner
+    answers = np.asarray(
+        merge_views(
+            array[used],
+            learned,
+            combiner=combiner or _MEANS[choice.loss],
+            returns=returns if choice.loss == "nll" else "prob",
+        )
+    )
+    if answers.dtype.kind != "f":
+        raise DataError("views are merged to probabilities, and this combiner decides classes")
+    return answers
 
 
-def merged_by_row(outputs: Any, weights: Floats, choice: ViewChoice) -> Array:
+def merged_by_row(
+    outputs: Any, weights: Floats, choice: ViewChoice, *, returns: str = "prob"
+) -> Array:
     """Merge views by the weights of each row; see `merged`.
 
     Args:
         outputs: `(view, sample, ...)`.
         weights: `(sample, view)` or `(sample, view, class)`.
         choice: how they are merged.
+        returns: see `merged`.
 
     Example:
         >>> each = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -265,22 +273,22 @@ def merged_by_row(outputs: Any, weights: Floats, choice: ViewChoice) -> Array:
     flat = weights.reshape(len(weights), -1)
     sets, which = np.unique(flat, axis=0, return_inverse=True)  # as many as there are folds
     parts = [np.flatnonzero(which.reshape(-1) == number) for number in range(len(sets))]
-    answers = [merged(array[:, rows], weights[rows[0]], choice) for rows in parts]
+    answers = [merged(array[:, rows], weights[rows[0]], choice, returns=returns) for rows in parts]
     out = np.empty((len(weights), *answers[0].shape[1:]), np.result_type(*answers))
     for rows, answer in zip(parts, answers, strict=True):
         out[rows] = answer
     return out
 
 
-def equal_weights(count: int, kept: Sequence[int]) -> Floats:
-    """Return equal weights of the views that are kept, and 0 of the others.
+def equal_weights(count: int, kept: Sequence[int] | None = None) -> Floats:
+    """Return equal weights of the views that are kept, all where None, and 0 of the others.
 
     Example:
         >>> equal_weights(3, [0, 2]).tolist()
         [0.5, 0.0, 0.5]
     """
-    weights = np.zeros(count)
-    weights[list(kept)] = 1 / len(kept)
+    weights, places = np.zeros(count), range(count) if kept is None else kept
+    weights[list(places)] = 1 / len(places)
     return weights
 
 

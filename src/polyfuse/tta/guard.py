@@ -49,7 +49,7 @@ class Guarded(NamedTuple):
         return merged_by_row(outputs, self.row_weights, self.choice)
 
     def merge(self, outputs: Any) -> Array:
-        """Merge outputs of any other rows."""
+        """Merge outputs of any other rows, `(view, sample, ..., class)`."""
         return self.choice.predict_proba(outputs)
 
     def report(self, names: Sequence[str], *, metric: str = "score") -> list[str]:

@@ -1,6 +1,7 @@
 """Merge what the views say into one answer: any combiner, logarithms added as logarithms."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from polyfuse.combine import (
     product,
 )
 from polyfuse.combine.base import Array, Members, as_tensor, shares
-from polyfuse.errors import DataError, did_you_mean, printable
+from polyfuse.errors import DataError, did_you_mean, printable, refuse_unknown
 from polyfuse.parameters import one_of
 
 Combiner = Callable[..., Any]
 
 RETURNS = ("prob", "log_prob")
+_OURS = ("weights", "space")  # given by other parameters
 _LOGS = {id(mean_probability), id(mean_logit), id(geometric_mean), id(product)}
 _MEANS = {*_LOGS, id(mean_value)} - {id(product)}
 
@@ -109,6 +111,21 @@ def combiner_of(combiner: str | Combiner) -> Combiner:
     return COMBINERS[combiner]
 
 
+def check_options(combiner: Combiner, options: Iterable[str]) -> None:
+    """Refuse options that a combiner does not take.
+
+    Raises:
+        PolyfuseError: the first of them.
+
+    Example:
+        >>> check_options(mean_logit, ["exclusive"])
+    """
+    parameters = list(inspect.signature(combiner).parameters.values())[1:]
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+        name = str(getattr(combiner, "__name__", type(combiner).__name__))
+        refuse_unknown(name, options, [p.name for p in parameters if p.name not in _OURS])
+
+
 def _mean(
     function: Combiner,
     outputs: Array,
@@ -124,10 +141,9 @@ def _mean(
     space = "value" if values else space
     spaces = ("logit", "prob", "log_prob", "value")
     members: Members[Array] = Members(outputs, space=space, exclusive=exclusive, spaces=spaces)
-    if options:
-        raise DataError(f"{function.__name__} has no option {', '.join(map(repr, options))}")
+    check_options(function, options)
     parts = list(members.probabilities() if values else members.logs())
-    says = _says(parts, weights, coverage, own=function is product)
+    says = _says(parts, weights, coverage, own=function is product, pairs=not members.exclusive)
     if values:
         return members.answer(_sum(parts, says))
     if function is mean_probability:
@@ -147,17 +163,37 @@ def _sum(parts: list[Tensor], says: list[Tensor]) -> Tensor:
     return total
 
 
-def _says(parts: list[Tensor], weights: Any, coverage: Any, *, own: bool) -> list[Tensor]:
-    """Return each view's share of the say, to be multiplied with `(n, ..., class)` outputs."""
-    count, like = len(parts), parts[0]
+def _says(
+    parts: list[Tensor], weights: Any, coverage: Any, *, own: bool, pairs: bool
+) -> list[Tensor]:
+    """Return each view's share of the say, to be multiplied with its outputs.
+
+    Args:
+        parts: `(n, ..., class)` each, or `(n, ..., label, 2)` with `pairs`.
+        weights: as of `merge_views`.
+        coverage: as of `merge_views`.
+        own: weights are used as they are, not as shares.
+        pairs: labels do not exclude each other; each is a pair (no, yes).
+    """
+    count, like = len(parts), parts[0][..., 0] if pairs else parts[0]
     numbers = np.ones(count) if weights is None else np.asarray(_plain(weights), np.float64)
     if numbers.ndim == 2:
         _check_classes(numbers, count, like.shape[-1])
     elif not own:
         numbers = np.asarray(shares(numbers, count))
     says = [torch.as_tensor(each).to(like) for each in numbers]
+    says = _with_coverage(says, coverage, like, own=own)
+    return [say[..., None] for say in says] if pairs else says
+
+
+def _with_coverage(says: list[Tensor], coverage: Any, like: Tensor, *, own: bool) -> list[Tensor]:
+    """Multiply with the coverage; divide by the sum over views, unless they are used as they are.
+
+    Raises:
+        DataError: a place in no view with a weight.
+    """
     if coverage is not None:
-        places = _places(coverage, count, like)
+        places = _places(coverage, len(says), like)
         says = [say * place for say, place in zip(says, places, strict=True)]
     if own:
         return says
