@@ -10,6 +10,7 @@ from polyfuse.errors import DataError
 from polyfuse.losses import (
     LOSSES,
     binary_cross_entropy,
+    character_cross_entropy,
     cross_entropy,
     focal,
     gaussian_nll,
@@ -42,8 +43,16 @@ def pairs(*shape):
     return outputs, torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def read_characters():
+    """Return outputs of six heads and one of the length, and strings padded with class 10."""
+    outputs, labels = some_batch((7,))
+    lengths = torch.tensor([1, 2, 3, 6, 0, 2, 1, 5])
+    return outputs, labels[:, :6].clamp(max=9).where(torch.arange(6) < lengths[:, None], 10)
+
+
 BATCHES = {
     "cross_entropy": [some_batch(()), some_batch((6,))],
+    "character_cross_entropy": [some_batch((6,)), read_characters()],
     "focal": [some_batch(()), some_batch((6,))],
     "binary_cross_entropy": [answers()],
     "mean_squared_error": [numbers(8), numbers(8, 3)],
@@ -198,6 +207,55 @@ def test_the_multiples_of_weighted_cross_entropy_that_differ_from_torch():
     torch.testing.assert_close(scaled, torchs)
 
 
+def test_character_cross_entropy_without_a_length_is_the_sum_of_the_heads():
+    logits, labels = some_batch()
+    wanted = cross_entropy(logits, labels)
+    torch.testing.assert_close(character_cross_entropy(logits, labels), wanted)
+
+
+@pytest.mark.parametrize(("blank_weight", "length_weight"), [(1, 1), (0.25, 1), (0, 2.5), (3, 0)])
+def test_character_cross_entropy_is_torchs_head_by_head(blank_weight, length_weight):
+    outputs, labels = read_characters()
+    of_class = torch.ones(11, dtype=torch.float64)
+    of_class[10] = blank_weight
+    heads = [
+        functional.cross_entropy(outputs[:, h], labels[:, h], weight=of_class, reduction="sum") / 8
+        for h in range(6)
+    ]
+    lengths = torch.tensor([1, 2, 3, 6, 0, 2, 1, 5])
+    length = functional.cross_entropy(outputs[:, 6, :7], lengths)
+    given = {"blank_weight": blank_weight, "length_weight": length_weight}
+    ours = character_cross_entropy(outputs, labels, **given)
+    torch.testing.assert_close(ours, torch.stack(heads).sum() + length_weight * length)
+
+
+def test_with_no_weight_for_blanks_it_is_the_likelihood_of_goodfellow_et_al():
+    """ln P(L) + the sum over the L characters of ln P(character), their equation 1."""
+    outputs, labels = read_characters()
+    logs, lengths = outputs[:, :6].log_softmax(-1), outputs[:, 6, :7].log_softmax(-1)
+    wanted = []
+    for sample, length in enumerate([1, 2, 3, 6, 0, 2, 1, 5]):
+        characters = [logs[sample, i, labels[sample, i]] for i in range(length)]
+        wanted.append(-lengths[sample, length] - sum(characters))
+    ours = character_cross_entropy(outputs, labels, blank_weight=0.0)
+    torch.testing.assert_close(ours, torch.stack(wanted).mean())
+
+
+def test_what_a_length_head_has_beyond_the_lengths_does_not_matter():
+    outputs, labels = read_characters()
+    other = outputs.clone()
+    other[:, 6, 7:] = -1e4
+    assert character_cross_entropy(other, labels) == character_cross_entropy(outputs, labels)
+
+
+def test_the_blank_may_be_another_class_than_the_last():
+    outputs, labels = read_characters()
+    turned, moved = outputs.roll(1, -1), (labels + 1) % 11
+    turned[:, 6] = outputs[:, 6]
+    ours = character_cross_entropy(turned, moved, blank=0, blank_weight=0.5)
+    torch.testing.assert_close(ours, character_cross_entropy(outputs, labels, blank_weight=0.5))
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 
@@ -221,3 +279,33 @@ def test_options_that_mean_nothing_are_refused():
         focal(*some_batch(()), gamma=-1.0)
     with pytest.raises(DataError, match=r"delta=0\.0"):
         huber(*numbers(8), delta=0.0)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal])
+def test_a_head_without_labels_is_not_left_out_of_the_loss(loss):
+    """Gathering six labels of seven heads would train a length head by nothing, without a word."""
+    outputs, labels = read_characters()
+    with pytest.raises(DataError, match=r"\(8, 7, 11\).*\(8, 6\).*character_cross_entropy"):
+        loss(outputs, labels)
+    with pytest.raises(DataError, match=r"outputs \(8, 7, 11\) with labels \(8,\)"):
+        loss(outputs, labels[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("heads", "classes", "options", "fact"),
+    [
+        (5, 11, {}, r"outputs \(8, 5, 11\) with labels \(8, 6\)"),
+        (8, 11, {}, r"outputs \(8, 8, 11\) with labels \(8, 6\)"),
+        (7, 6, {}, "over 6 positions needs 7 classes"),
+        (6, 11, {"blank": 11}, "blank=11, and heads have 11 classes"),
+        (6, 11, {"blank_weight": -0.5}, r"blank_weight=-0\.5; type 0 or more"),
+        (7, 11, {"length_weight": math.nan}, "length_weight=nan; type 0 or more"),
+    ],
+)
+def test_characters_that_do_not_fit_are_refused(heads, classes, options, fact):
+    with pytest.raises(DataError, match=fact):
+        character_cross_entropy(
+            torch.zeros(8, heads, classes), torch.zeros(8, 6, dtype=int), **options
+        )
+    with pytest.raises(DataError, match=r"labels \(8,\)"):
+        character_cross_entropy(torch.zeros(8, 11), torch.zeros(8, dtype=int))

@@ -1,23 +1,48 @@
 """Models: one contract for all that recipes name, then what each one promises."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from polyfuse.averaging import AveragedModel, ema
 from polyfuse.errors import PolyfuseError
+from polyfuse.fit.stacked import Stack
+from polyfuse.losses import cross_entropy
 from polyfuse.models import MODELS, CharacterCNN, ResNet18Small, mlp
 
+
+def feature_maps(*, width):
+    return nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.BatchNorm2d(width), nn.ReLU())
+
+
+# Name, or name and what is asked for: options, shape of an image, shape of its logits.
 SMALL = {
     "character_cnn": ({"width": 4, "hidden": 16}, (3, 24, 64), (6, 11)),
+    "course_cnn": ({}, (3, 24, 64), (6, 11)),
+    "attention_resnet": ({"width": 4, "hidden": 8}, (3, 24, 64), (6, 11)),
+    "attention_resnet, length head": (
+        {"width": 4, "hidden": 8, "length_head": True},
+        (3, 24, 64),
+        (7, 11),
+    ),
+    "length_cnn": ({"width": 4, "hidden": 16}, (3, 24, 64), (7,)),
+    "reader": (
+        {"backbone": feature_maps, "options": {"width": 8}, "shape": [3, 24, 64]},
+        (3, 24, 64),
+        (6, 11),
+    ),
     "resnet18_small": ({"classes": 5, "width": 4}, (3, 16, 16), (5,)),
     "mlp": ({"inputs": 12, "classes": 5, "hidden": 16, "dropout": 0.2}, (3, 2, 2), (5,)),
 }
-every = pytest.mark.parametrize("name", MODELS)
+every = pytest.mark.parametrize("name", SMALL)
 
 
 def made(name, seed=0):
     torch.manual_seed(seed)
-    return MODELS[name](**SMALL[name][0])
+    return MODELS[name.partition(",")[0]](**SMALL[name][0])
 
 
 def some_inputs(name, n=6):
@@ -25,7 +50,7 @@ def some_inputs(name, n=6):
 
 
 def test_every_model_is_tested():
-    assert SMALL.keys() == MODELS.keys()
+    assert {name.partition(",")[0] for name in SMALL} == MODELS.keys()
 
 
 @every
@@ -64,11 +89,51 @@ def test_its_state_fits_a_new_one(name):
     assert torch.equal(other(some_inputs(name)), model(some_inputs(name)))
 
 
+def labels_for(name):
+    """Return a class a head for each of six samples, so that it is the same in all of them."""
+    heads = SMALL[name][2][:-1]
+    return torch.arange(6).view(6, *[1] * len(heads)).expand(6, *heads).contiguous()
+
+
+@every
+def test_in_lock_step_it_is_trained_as_alone(name):
+    """Stacked under vmap, two of it have the losses and gradients that each has by itself."""
+    models, inputs, labels = [made(name, 0), made(name, 1)], some_inputs(name), labels_for(name) % 5
+    for model in models:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # masks would be drawn in another order
+    alone = [copy.deepcopy(model) for model in models]
+    losses = torch.stack([cross_entropy(model(inputs), labels) for model in alone])
+    losses.sum().backward()
+    stack = Stack(models, cross_entropy)
+    together = stack.losses([0, 1], inputs, labels, None, shared=True)
+    together.sum().backward()
+    torch.testing.assert_close(together, losses, atol=1e-4, rtol=1e-4)
+    for key, stacked in stack.parameters.items():
+        each = torch.stack([model.get_parameter(key).grad for model in alone])
+        torch.testing.assert_close(stacked.grad, each, atol=1e-3, rtol=1e-3)
+    for key, stacked in stack.buffers.items():
+        each = torch.stack([model.get_buffer(key) for model in alone])
+        torch.testing.assert_close(stacked, each, atol=1e-4, rtol=1e-4)
+
+
+@every
+def test_its_weights_can_be_averaged(name):
+    model, other = made(name, 0), made(name, 1)
+    average = AveragedModel(model, ema(0.5))
+    average.update_parameters(model)
+    average.update_parameters(other)
+    weights = [dict(net.named_parameters()) for net in (model, other, average.module)]
+    for key, value in weights[2].items():
+        torch.testing.assert_close(value, (weights[0][key] + weights[1][key]) / 2)
+    assert average.eval()(some_inputs(name)).isfinite().all()
+
+
 @every
 def test_it_learns_a_batch_by_heart(name):
     model, inputs = made(name), some_inputs(name)
-    labels = torch.arange(6)[:, None].expand(-1, SMALL[name][2][0]) % 5
-    labels = labels if name == "character_cnn" else labels[:, 0]
+    labels = labels_for(name) % 5
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     losses = []
     for _ in range(60):

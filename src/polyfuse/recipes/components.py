@@ -45,12 +45,15 @@ class Kind(NamedTuple):
         given: how many leading parameters the caller fills, so that they are no options.
         also: options that the caller takes out again, with their types.
         without: other parameters that the caller fills.
+        code: parameters of known functions that are functions themselves: in a recipe they are
+            `package.module:function`.
     """
 
     known: Mapping[str, Callable[..., Any]]
     given: int
     also: Mapping[str, Any] = {}
     without: Collection[str] = ()
+    code: Collection[str] = ()
 
 
 def component(source: Source, path: Path_, kind: Kind, trusted: Trusted) -> Any:
@@ -92,9 +95,24 @@ def resolve(source: Source, path: Path_, spec: Any, kind: Kind, trusted: Trusted
     if function is None:
         return None
     options = {key: value for key, value in spec.items() if key != "name"}
-    schema = schema_of(function, kind.given, also=kind.also, without=kind.without)
+    code = kind.code if spec["name"] in kind.known else ()
+    schema = schema_of(function, kind.given, code, also=kind.also, without=kind.without)
     valid = validated(schema, options, path, source, of=spec["name"])
-    return None if valid is None else partial(function, **options)
+    own = {
+        key: _code(source, (*path, key), options[key], trusted) for key in code if key in options
+    }
+    if valid is None or None in own.values():
+        return None
+    return partial(function, **options | own)
+
+
+def _code(source: Source, path: Path_, name: Any, trusted: Trusted) -> Any:
+    """Resolve an option that is a function."""
+    if isinstance(name, str) and ":" in name:
+        return _function(source, path, name, Kind({}, 0), trusted)
+    got = printable(repr(name))
+    source.blame(path, f"is a function of your own, package.module:function; got {got}")
+    return None
 
 
 def _function(source: Source, path: Path_, name: str, kind: Kind, trusted: Trusted) -> Any:
@@ -179,7 +197,7 @@ def schema_of(
             continue  # not for recipes, such as a progress callback
         default = ... if parameter.default is parameter.empty else parameter.default
         shape[parameter.name] = (hint, default)
-    shape |= {name: (hint, None) for name, hint in also.items()}
+    shape |= {name: (hint, None) for name, hint in also.items() if name not in shape}
     return create_model("Options", __config__=ConfigDict(**{**STRICT, "extra": extra}), **shape)
 
 

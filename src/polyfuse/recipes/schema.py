@@ -16,6 +16,7 @@ from polyfuse.boosted import takes_weights
 from polyfuse.compare import FUSIONS
 from polyfuse.data import DATASETS
 from polyfuse.data.augment import AUGMENTATIONS
+from polyfuse.data.lengths import Target, with_target
 from polyfuse.errors import DataError, PolyfuseError, RecipeError, RunError, printable
 from polyfuse.fit import FitOptions, Maker, timed
 from polyfuse.fit.adversarial import ADVERSARIES
@@ -25,6 +26,7 @@ from polyfuse.losses import LOSSES
 from polyfuse.members import Member
 from polyfuse.models import MODELS
 from polyfuse.optimizers import OPTIMIZERS
+from polyfuse.population_decoding import Asked
 from polyfuse.recipes.components import (
     Kind,
     Strict,
@@ -35,6 +37,7 @@ from polyfuse.recipes.components import (
     schema_of,
     validated,
 )
+from polyfuse.recipes.decoding import listed_decoding
 from polyfuse.recipes.fits import Fit, listed_fits
 from polyfuse.recipes.soups import SOUPS
 from polyfuse.recipes.source import Path_, Source, unknown
@@ -44,8 +47,8 @@ from polyfuse.tasks import fusions_for, rules_of
 from polyfuse.training import BOOSTING, STRATEGIES
 
 KINDS = {
-    "data": Kind(DATASETS, 0),
-    "model": Kind(MODELS, 0),
+    "data": Kind(DATASETS, 0, also={"target": Target}),
+    "model": Kind(MODELS, 0, code=("backbone",)),
     "training": Kind(STRATEGIES, 1, without=("fit", "factories", "splitter")),
     "fit.optimizer": Kind(OPTIMIZERS, 1),
     "fit.schedule": Kind(SCHEDULES, 2),
@@ -79,6 +82,7 @@ class _Recipe(Strict):
     fusions: list[Any] = limits(default_factory=list)
     soups: list[Any] = limits(default_factory=list)
     combine: list[Any] = limits(default_factory=list)
+    decoding: Any = None
     scoreboard: Any = None
 
 
@@ -99,6 +103,7 @@ class Plan:
         replicates: of the bootstrap.
         metrics: names that are shown beside those of the task.
         fits: fusions that are fitted once the members are trained.
+        decoding: how strings are decoded then, step by step.
     """
 
     tree: Mapping[str, Any]
@@ -113,6 +118,7 @@ class Plan:
     replicates: int
     metrics: tuple[str, ...] = ()
     fits: tuple[Fit, ...] = ()
+    decoding: Asked | None = None
 
     @property
     def factory(self) -> Callable[[], Any]:
@@ -186,7 +192,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     _refuse_apart(source, len(models), found["training"])
     options = _fit_options(source, found, _averages(source, trusted))
     fusions, soups = _listed(source, trusted)
-    fits = listed_fits(source)
+    fits, decoding = listed_fits(source), listed_decoding(source, trusted)
     _refuse_weightless(source, fusions, found["training"])
     for i, name in enumerate(scoreboard.metrics if scoreboard else ()):
         if name not in MORE_METRICS:
@@ -200,7 +206,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         tree=source.tree,
         name=outline.name,
         seed=outline.seed,
-        data=_with_defaults(found["data"], seed),
+        data=_data(found["data"], seed),
         factories=models,
         strategy=_with_defaults(
             found["training"], seed | {"fit": options, "factories": len(models)}
@@ -211,6 +217,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         replicates=scoreboard.replicates,
         metrics=tuple(scoreboard.metrics),
         fits=fits,
+        decoding=decoding,
     )
 
 
@@ -365,6 +372,17 @@ def _refuse_infinite(source: Source, node: Any, path: Path_) -> None:
     children = node.items() if isinstance(node, dict) else ()
     for key, child in enumerate(node) if isinstance(node, list) else children:
         _refuse_infinite(source, child, (*path, key))
+
+
+def _data(function: Any, defaults: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return what makes the splits, with the labels that `target` says.
+
+    A data set that has an option of that name itself is given it.
+    """
+    own = "target" in inspect.signature(function.func).parameters
+    options = dict(function.keywords)
+    target = None if own else options.pop("target", None)
+    return with_target(_with_defaults(partial(function.func, **options), defaults), target)
 
 
 def _with_defaults(function: Any, defaults: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyfuse.errors import DataError
+from polyfuse.losses.characters import character_cross_entropy
 
 Loss = Callable[..., Tensor]
 Mean = Literal["probability", "output"]
@@ -32,12 +33,16 @@ def cross_entropy(
     Returns:
         A scalar, in nats a sample.
 
+    Raises:
+        DataError: outputs with other heads than the labels.
+
     Example:
         >>> import torch
         >>> labels = torch.zeros(2, 6, dtype=int)
         >>> round(float(cross_entropy(torch.zeros(2, 6, 11), labels)), 3)
         14.387
     """
+    _refuse_other_heads("cross_entropy", logits, labels)
     each = functional.cross_entropy(
         logits.flatten(0, -2),
         labels.flatten(),
@@ -64,7 +69,7 @@ def focal(
         gamma: 0 or more; 0 is the cross-entropy.
 
     Raises:
-        DataError: gamma is below 0.
+        DataError: gamma is below 0, or outputs with other heads than the labels.
 
     Example:
         >>> round(float(focal(torch.zeros(1, 2), torch.zeros(1, dtype=int))), 4)  # ln(2) / 4
@@ -72,6 +77,7 @@ def focal(
     """
     if not gamma >= 0:
         raise DataError(f"focal: gamma={gamma}; type 0 or more")
+    _refuse_other_heads("focal", logits, labels)
     logs = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
     unsure = (-torch.expm1(logs)).clamp_min(torch.finfo(logs.dtype).tiny)  # 0^gamma has no slope
     return _mean((-(unsure**gamma) * logs).reshape(len(labels), -1).sum(1), weights)
@@ -279,6 +285,7 @@ def negative_correlation_loss(
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
+    "character_cross_entropy": character_cross_entropy,
     "focal": focal,
     "binary_cross_entropy": binary_cross_entropy,
     "mean_squared_error": mean_squared_error,
@@ -293,6 +300,21 @@ def _mean(each: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return each.mean()
     return (each.reshape(len(each), -1).mean(1) * weights).mean()
+
+
+def _refuse_other_heads(name: str, logits: Tensor, labels: Tensor) -> None:
+    """Refuse a head that has no labels: it would be left out of the loss, and nobody told."""
+    if logits.shape[:-1] == labels.shape:
+        return
+    more = logits.ndim == 3 and logits.shape[1] == labels.shape[-1] + 1
+    raise DataError(
+        f"{name} compares outputs {tuple(logits.shape)} with labels {tuple(labels.shape)}; "
+        + (
+            "where the last head is that of the length, the loss is character_cross_entropy"
+            if more
+            else "a label has one row of classes: bring outputs (..., classes) for labels (...)"
+        )
+    )
 
 
 def _difference(outputs: Tensor, labels: Tensor) -> Tensor:

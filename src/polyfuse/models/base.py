@@ -1,0 +1,236 @@
+"""What several nets are built of: sizes checked, images normalised, blocks, and readers' heads."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyfuse.errors import PolyfuseError
+
+NEVER = -1e4  # a logit of what cannot be; finite in 16 bits, too
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation: red, green, blue
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        PolyfuseError: the first one.
+
+    Example:
+        >>> check_sizes(width=0)
+        Traceback (most recent call last):
+        polyfuse.errors.PolyfuseError: width=0; it must be 1 or more
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise PolyfuseError(f"{name}={size}; it must be 1 or more")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        PolyfuseError: it is below 0, or 1 and more.
+
+    Example:
+        >>> check_dropout(1.5)
+        Traceback (most recent call last):
+        polyfuse.errors.PolyfuseError: dropout=1.5; it must be 0 or more and below 1
+    """
+    if not 0 <= dropout < 1:
+        raise PolyfuseError(f"dropout={dropout}; it must be 0 or more and below 1")
+
+
+def centred(images: Tensor) -> Tensor:
+    """Normalise each channel of each image by its own mean and deviation.
+
+    So a net sees neither brightness nor contrast of an image; one of a single colour becomes 0.
+
+    Args:
+        images: `(n, channels, height, width)` floating.
+
+    Example:
+        >>> centred(torch.tensor([[[[1.0, 3.0]]]])).round(decimals=2).tolist()
+        [[[[-1.0, 1.0]]]]
+    """
+    apart = images - images.mean((2, 3), keepdim=True)
+    return apart / (apart.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
+
+
+def as_imagenet(images: Tensor) -> Tensor:
+    """Normalise images by ImageNet's mean and deviation, as most pretrained nets saw theirs.
+
+    Args:
+        images: `(n, 3, height, width)` from 0 to 1.
+
+    Example:
+        >>> as_imagenet(torch.full((1, 3, 1, 1), 0.485))[0, 0].abs().item()
+        0.0
+    """
+    mean, deviation = (torch.tensor(each).to(images)[:, None, None] for each in _IMAGENET)
+    return (images - mean) / deviation
+
+
+def channels_last(net: nn.Module) -> None:
+    """Lay a net's convolutions out by pixels: twice as fast for small ones on a CPU.
+
+    Example:
+        >>> channels_last(nn.Conv2d(2, 2, 3))
+    """
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+
+
+def convolution(before: int, after: int, *, size: int = 3, stride: int = 1) -> nn.Module:
+    """Return a convolution without bias, for batch-norm to follow, that pads to the same size.
+
+    Example:
+        >>> convolution(3, 4)(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 4, 8, 8])
+    """
+    return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016); 1x1 where the shape changes.
+
+    Args:
+        before: channels that come in.
+        after: channels that go out.
+        stride: by which the sides shrink.
+
+    Example:
+        >>> BasicBlock(4, 8, stride=2)(torch.zeros(1, 4, 8, 8)).shape
+        torch.Size([1, 8, 4, 4])
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        """Build residual and shortcut."""
+        super().__init__()
+        self.residual = nn.Sequential(
+            convolution(before, after, stride=stride),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            convolution(after, after),
+            nn.BatchNorm2d(after),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            projection = convolution(before, after, size=1)
+            self.shortcut = nn.Sequential(_Subsample(stride), projection, nn.BatchNorm2d(after))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Add the residual to the shortcut."""
+        total: Tensor = self.residual(features) + self.shortcut(features)
+        return total.relu()
+
+
+class _Subsample(nn.Module):
+    """Take every n-th pixel of either side, with which a strided 1x1 convolution begins.
+
+    It is a step of its own because oneDNN's strided 1x1 convolution, where channels are last and
+    fewer than 8 or 16, writes past its memory in the backward pass (oneDNN issue 6035).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[..., :: self.stride, :: self.stride]
+
+
+def start_convolutions(net: nn.Module) -> None:
+    """Draw the weights of all convolutions as He et al. (2015) do, for ReLU to follow.
+
+    Example:
+        >>> start_convolutions(nn.Conv2d(2, 2, 3))
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ReadingHeads(nn.Module):
+    """Features to the logits of each position's character, and of the length where asked for.
+
+    Features that still have a place, `(n, channels, height, width)`, are pooled by attention: every
+    position has its own weights over the places, a softmax of scores that see the features, the
+    coordinates and the image's mean (after Wojna et al. 2017, without their recurrence). Features
+    `(n, features)` go to a linear head a position.
+
+    Args:
+        features: their number, or channels.
+        places: they have height and width.
+        positions: heads.
+        classes: of a head.
+        length_head: one head more: of the length, 0 to `positions`, in its first classes; the rest
+            of it is -10,000.
+        dropout: share of pooled features that is dropped in training.
+        hidden: units that score a place.
+
+    Raises:
+        PolyfuseError: a size below 1, or fewer classes than a length head has lengths.
+
+    Example:
+        >>> heads = ReadingHeads(8, places=True, positions=6, classes=11, length_head=True)
+        >>> heads(torch.zeros(2, 8, 3, 8)).shape
+        torch.Size([2, 7, 11])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        places: bool,
+        positions: int,
+        classes: int,
+        length_head: bool = False,
+        dropout: float = 0.0,
+        hidden: int = 32,
+    ) -> None:
+        """Build attention and heads."""
+        super().__init__()
+        check_sizes(features=features, positions=positions, classes=classes, hidden=hidden)
+        check_dropout(dropout)
+        if length_head and classes < positions + 1:
+            raise PolyfuseError(
+                f"length_head: {positions} positions have {positions + 1} lengths, 0 included, and "
+                f"a head has {classes} classes; give {positions + 1} classes or more, or leave the "
+                "length to a model of its own: length_cnn"
+            )
+        self.classes = classes
+        self.attention = _Attention(features, positions, hidden) if places else None
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleList(nn.Linear(features, classes) for _ in range(positions))
+        wide = features * positions if places else features
+        self.lengths = nn.Linear(wide, positions + 1) if length_head else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features to `(n, positions, classes)`, or `(n, positions + 1, classes)`, logits."""
+        pooled = self.dropout(self.attention(features) if self.attention else features)
+        each = pooled.unbind(1) if self.attention else [pooled] * len(self.heads)
+        logits = [head(one) for head, one in zip(self.heads, each, strict=True)]
+        if self.lengths is not None:
+            lengths = self.lengths(pooled.flatten(1))
+            rest = self.classes - lengths.shape[1]
+            logits.append(functional.pad(lengths, (0, rest), value=NEVER))
+        return torch.stack(logits, 1)
+
+
+class _Attention(nn.Module):
+    """Pool `(n, channels, height, width)` to `(n, positions, channels)`, by weights of each."""
+
+    def __init__(self, channels: int, positions: int, hidden: int) -> None:
+        super().__init__()
+        self.places = nn.Conv2d(channels + 2, hidden, 1)
+        self.context = nn.Linear(channels, hidden)
+        self.score = nn.Conv2d(hidden, positions, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        n, _, height, width = features.shape
+        down, along = (torch.linspace(-1, 1, size).to(features) for size in (height, width))
+        grid = torch.stack(torch.meshgrid(along, down, indexing="xy")).expand(n, -1, -1, -1)
+        context = self.context(features.mean((2, 3)))[..., None, None]
+        seen = self.places(torch.cat([features, grid], 1)) + context
+        weights = self.score(seen.relu()).flatten(2).softmax(-1)
+        return weights @ features.flatten(2).transpose(1, 2)
