@@ -6,10 +6,10 @@ import sys
 from polyfuse.cli import runs, weights
 
 # isort: split
-from polyfuse.cli import adding, checks, combining
+from polyfuse.cli import adding, checks, combining, data
 from polyfuse.cli.base import app, call
 
-__all__ = ["adding", "app", "call", "checks", "combining", "main", "runs", "weights"]
+__all__ = ["adding", "app", "call", "checks", "combining", "data", "main", "runs", "weights"]
 
 
 # They hold no processes and no files when they end.

@@ -18,6 +18,7 @@ from polyfuse.cli.base import (
     told,
 )
 from polyfuse.cli.combining_runs import combine_run, is_run
+from polyfuse.cli.combining_strings import combine_strings
 from polyfuse.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ METHODS = (
     *("mean", "vote", "best", "caruana", "simplex", "bayes", "stack", "blend", "dynamic"),
     *("mean_probability", "mean_logit", "geometric_mean", "harmonic_mean", "power_mean"),
     *("median", "trimmed_mean", "winsorised_mean", "maximum", "minimum", "product"),
-    *("rank_mean", "soft_vote", "hard_vote", "position_vote", "string_vote", "mean_value"),
-    *("mixture_moments", "quantile_average", "bayesian_average"),
+    *("rank_mean", "soft_vote", "hard_vote", "position_vote", "string_vote", "aligned_vote"),
+    *("joint_decoding", "mean_value", "mixture_moments", "quantile_average", "bayesian_average"),
 )
 TASKS = (
     *("multiclass", "binary", "multilabel", "multi_head"),
@@ -37,7 +38,11 @@ TASKS = (
 )
 SPACES = ("prob", "logit", "log_prob")
 STOPPED = "stopped; nothing is written"
+BROKEN = ("error", "leave_out")
+FOLDS = 5
 REPLICATES = 2000
+DIGITS = "0123456789"
+LONGEST = 6
 
 
 @app.command(
@@ -151,13 +156,66 @@ def combine(
     recipe: Annotated[
         Path | None, Option(help="Of a RUN, its recipe, where it names your own code.")
     ] = None,
-    folds: Annotated[int, Option(min=2, help="Of cross-fitting.")] = 5,
+    folds: Annotated[int, Option(min=2, help="Of cross-fitting.")] = FOLDS,
     replicates: Annotated[int, Option(min=2, help="Of the bootstrap.")] = REPLICATES,
     seed: Annotated[int, Option(help="Of folds, bootstrap and whatever draws.")] = 0,
+    kind: Annotated[
+        str | None,
+        Option(
+            metavar="strings",
+            help="What the files hold, where it is no predictions: submissions of ids and texts, "
+            "over which is voted; needs no --labels. --method is string_vote, position_vote or "
+            "aligned_vote, and -o a .csv file.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        Option(metavar="N,N,..|NAME=N,..", help="Of strings: votes of each file [1 each]."),
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Of strings: the contest's sample; its ids, its order."),
+    ] = None,
+    alphabet: Annotated[
+        str, Option(metavar="CHARACTERS", help="Of strings: what they are made of.")
+    ] = DIGITS,
+    longest: Annotated[int, Option(min=1, help="Of strings: characters, at most.")] = LONGEST,
+    accept: Annotated[
+        list[str] | None,
+        Option(metavar="FAULT", help="Of strings: what is meant to look so. Repeatable."),
+    ] = None,
+    broken: Annotated[
+        str, Option(metavar="error|leave_out", help="Of strings: what to do with a broken file.")
+    ] = "error",
+    changes: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Of strings: .csv to write what the vote changed to."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """The best combination of several models' predictions, and whether it is really better."""
+    others: dict[str, Any] = {"--labels": labels, "--test": test, "--test-labels": test_labels}
+    others |= {"--metric": metric, "--groups": groups, "--test-groups": test_groups}
+    others |= {"--costs": costs, "--trained": trained, "--use": use, "--task": task}
+    others |= {"--space": space, "--classes": classes, "--levels": levels}
+    others |= {"--blank": blank is not None, "--ordered": ordered}
+    others |= {"--uncovered": uncovered != "error", "--rows": rows != "error"}
+    others |= {"--replicates": replicates != REPLICATES}
+    if kind is not None:
+        _check_words(("--kind", [kind], ("strings",)), ("--broken", [broken], BROKEN))
+        others |= {"--set": settings, "--calibrate": calibrate, "--on": on, "--recipe": recipe}
+        others |= {"--folds": folds != FOLDS, "--seed": seed}
+        votes = {"method": method, "weights": _each(weights, "--weights"), "sample": sample}
+        votes |= {"alphabet": alphabet, "longest": longest, "accept": accept or ()}
+        votes |= {"broken": broken}
+        files = files_of(predictions)
+        combine_strings(files, out, votes, others, changes=changes, as_json=as_json)
+        return
+    only = {"--weights": weights, "--sample": sample, "--accept": accept, "--changes": changes}
+    only |= {"--alphabet": alphabet != DIGITS, "--longest": longest != LONGEST}
+    only |= {"--broken": broken != "error"}
+    _refuse_given(only, "it goes with --kind strings")
     _check_words(
         ("--method", method or [], ("all", *METHODS)),
         ("--task", [task], TASKS),
@@ -172,18 +230,7 @@ def combine(
             "method": method or ["caruana"],
         }
         wanted |= {"options": settings_of(settings), "calibrate": calibrate}
-        others: dict[str, Any] = {
-            "--out": out,
-            "--labels": labels,
-            "--test": test,
-            "--test-labels": test_labels,
-        }
-        others |= {"--metric": metric, "--groups": groups, "--test-groups": test_groups}
-        others |= {"--costs": costs, "--trained": trained, "--use": use, "--task": task}
-        others |= {"--space": space, "--classes": classes, "--levels": levels}
-        others |= {"--blank": blank is not None, "--ordered": ordered}
-        others |= {"--uncovered": uncovered != "error", "--rows": rows != "error"}
-        others |= {"--replicates": replicates != REPLICATES}
+        others |= {"--out": out}
         wanted |= {"folds": folds, "seed": seed}
         combine_run(Path(predictions[0]), wanted, others, as_json=as_json, quiet=quiet)
         return
@@ -229,6 +276,12 @@ def combine(
         tell(facts(done, out), lambda: show(done, out))
 
 
+def _refuse_given(options: dict[str, Any], why: str) -> None:
+    for option, value in options.items():
+        if value:
+            raise BadParameter(why, param_hint=option)
+
+
 def _check_words(*given: tuple[str, Any, tuple[str, ...]]) -> None:
     """Refuse unknown names before torch is loaded."""
     for option, words, known in given:
@@ -250,13 +303,16 @@ def files_of(texts: list[str]) -> list[str]:
 
 
 def _costs(text: str | None) -> Any:
-    if text is None or Path(text).exists():
-        return text
-    if "=" in text:
-        named = pairs(text.split(","), "--costs")
-        numbers = _numbers(",".join(value for _, value in named), "--costs")
-        return dict(zip((name for name, _ in named), numbers or (), strict=True))
-    return _numbers(text, "--costs")
+    return text if text is None or Path(text).exists() else _each(text, "--costs")
+
+
+def _each(text: str | None, option: str) -> Any:
+    """Return what was typed as N,N,.. or NAME=N,..: numbers in order, or by name."""
+    if text is None or "=" not in text:
+        return _numbers(text, option)
+    named = pairs(text.split(","), option)
+    numbers = _numbers(",".join(value for _, value in named), option)
+    return dict(zip((name for name, _ in named), numbers or (), strict=True))
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
