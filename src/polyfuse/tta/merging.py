@@ -23,6 +23,9 @@ from polyfuse.parameters import one_of
 Combiner = Callable[..., Any]
 
 RETURNS = ("prob", "log_prob")
+_BARE = (
+    "{} places are in no view with a weight; add the identity, or crops that cover the whole image"
+)
 _OURS = ("weights", "space")  # given by other parameters
 _LOGS = {id(mean_probability), id(mean_logit), id(geometric_mean), id(product)}
 _MEANS = {*_LOGS, id(mean_value)} - {id(product)}
@@ -199,7 +202,8 @@ def _with_coverage(says: list[Tensor], coverage: Any, like: Tensor, *, own: bool
         return says
     total = torch.stack(says).sum(0)
     if not bool((total > 0).all()):
-        _blame(total)
+        bare = (~(total > 0)).reshape(-1, total.shape[-1]).any(-1)
+        raise DataError(_BARE.format(int(bare.sum())))
     return [say / total for say in says]
 
 
@@ -213,14 +217,6 @@ def _places(coverage: Any, count: int, like: Tensor) -> Tensor:
             f"{tuple(like.shape)}: give (view, n or 1, ...), without the class axis, 0 or more"
         )
     return places[..., None]
-
-
-def _blame(total: Tensor) -> None:
-    bare = int((~(total > 0)).reshape(-1, total.shape[-1]).any(-1).sum())
-    raise DataError(
-        f"{bare} places are in no view with a weight; add the identity, or crops that cover the "
-        "whole image"
-    )
 
 
 def _check_classes(numbers: Any, count: int, classes: int) -> None:
@@ -237,22 +233,18 @@ def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any)
     """Combine the places that the same views cover, set by set.
 
     Raises:
-        DataError: a place in no view; weights, which a combiner takes for all views alike.
+        DataError: a place in no view.
     """
-    tensor = as_tensor(outputs)
-    places = _places(coverage, len(tensor), tensor[0])[..., 0] > 0
-    seen = places.expand(tensor.shape[:-1]).reshape(len(tensor), -1)
+    tensor, weights = as_tensor(outputs), options.pop("weights", None)
+    seen = _places(coverage, len(tensor), tensor[0])[..., 0] > 0
+    kinds, sets = _patterns(seen.reshape(len(seen), -1))
+    kinds = kinds.view(seen.shape[1:]).expand(tensor.shape[1:-1]).flatten()
     flat = tensor.reshape(len(tensor), -1, tensor.shape[-1])
-    patterns, kind = torch.unique(seen, dim=1, return_inverse=True)
-    weights = options.pop("weights", None)
     answer: Any = None
-    for number, pattern in enumerate(patterns.unbind(1)):
-        here, views = (kind == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
+    for kind, views in enumerate(sets):
+        here = (kinds == kind).nonzero()[:, 0]
         if not len(views):
-            raise DataError(
-                f"{len(here)} places are in no view; add the identity, or crops that cover the "
-                "whole image"
-            )
+            raise DataError(_BARE.format(len(here)))
         if weights is not None:
             options = {**options, "weights": np.asarray(_plain(weights))[views.cpu().numpy()]}
         part = function(flat[views][:, here], **options)
@@ -262,6 +254,16 @@ def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any)
     shaped = answer.reshape(*tensor.shape[1:-1], *answer.shape[1:])
     result: Array = shaped.numpy() if isinstance(outputs, np.ndarray) else shaped
     return result
+
+
+def _patterns(seen: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return which set of views sees each place `(place,)`, and these sets."""
+    kinds = torch.zeros(seen.shape[1], dtype=torch.int64, device=seen.device)
+    for view in seen:  # at most twice as many kinds as before, numbered anew
+        kinds = torch.unique(2 * kinds + view, return_inverse=True)[1]
+    count = int(kinds.max()) + 1
+    first = torch.stack([(kinds == kind).nonzero()[0, 0] for kind in range(count)])
+    return kinds, [seen[:, place].nonzero()[:, 0] for place in first]
 
 
 def _logged(answer: Any) -> Any:
