@@ -85,6 +85,8 @@ FLOORS = [
     ["data.image_files", "data.faults", "data.looks"],
     ["data.listing"],
     ["data.streamed"],
+    ["data.street_numbers.base"],
+    ["data.street_numbers.digit_struct"],
     ["data.street_numbers"],
     ["data", "scoreboard", "significance"],
     ["failures", "labels", "members"],

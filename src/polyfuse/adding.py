@@ -124,12 +124,16 @@ def add_member(
 
 @dataclass
 class _Brought:
-    """What a member brings: logits by split, facts for its record, weights if there are any."""
+    """What a member brings: logits by split, facts for its record, weights if there are any.
+
+    Also what its length head says of val and test, if it has one.
+    """
 
     logits: dict[str, Logits]
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     state: Mapping[str, Tensor] | None = None
+    lengths: Mapping[str, Logits] = field(default_factory=dict)
 
 
 def _refuse(
@@ -249,14 +253,15 @@ def _by_checkpoint(
     learned: NDArray[np.int64] | None,
 ) -> _Brought:
     model, source, notes = loaded(checkpoint, factory, key=key)
-    logits = applied(model, splits, learned)
+    said = applied(model, splits, learned)
     parameters, time = costs(model, splits)
     facts = {
         "parameters": parameters,
         "milliseconds": time,
         "source": {"checkpoint": dict(source)},
     }
-    return _Brought(logits, facts, list(notes), dict(model.state_dict()))
+    state, lengths = dict(model.state_dict()), dict(said.lengths)
+    return _Brought(dict(said.logits), facts, list(notes), state, lengths)
 
 
 def _commit(
@@ -276,7 +281,10 @@ def _commit(
         **facts,
     }
     rows = {} if learned is None else {"learned": learned}
-    return write_member(population.path, record, brought.state, brought.logits, rows)
+    lengths = {None: brought.lengths} if brought.lengths else {}
+    return write_member(
+        population.path, record, brought.state, brought.logits, rows, lengths=lengths
+    )
 
 
 def _refreshed(root: Path, recipe: str | Path | None) -> tuple[Scoreboard | None, list[str]]:

@@ -10,6 +10,7 @@ from polyfuse import durable
 from polyfuse.advice import advise
 from polyfuse.boosted import boosted
 from polyfuse.errors import DataError, RunError, did_you_mean, printable
+from polyfuse.ladder import climbed, ladder_of, notes_of, steps_of
 from polyfuse.members import Member, with_average
 from polyfuse.metrics import Score
 from polyfuse.out_of_fold import score_out_of_fold
@@ -59,7 +60,8 @@ def compare_fusions(
     and corrected by Holm for all rows that are compared with that member on the split. Recommended
     is the cheapest row that validation does not tell from the best (`advice`).
 
-    Fusions that `combine_population` has fitted on the members of now are rows, too.
+    Fusions that `combine_population` has fitted on the members of now are rows, too; the steps of
+    a decoding come last, in their order, and are also compared each with the one before.
 
     Where averages were tracked, each adds a row for the member that is best with it on validation,
     and one for each fusion of all members with it.
@@ -101,10 +103,12 @@ def compare_fusions(
     for entry in together + averaged:
         if entry.kind == "fusion":
             write_fusion(population, *entry[1:4])
-    fits = population.fits
+    steps = steps_of(population)
+    fits = [name for name, now in population.fits.items() if now]
+    last = [name for name in ladder_of(steps) if name in fits]
     made = [_soup(population, name) for name in soups]
-    made += [_fitted(population, name) for name, now in fits.items() if now]
-    fused = single + together + made + averaged
+    made += [_fitted(population, name) for name in fits if name not in last]
+    fused = single + together + made + averaged + [_fitted(population, name) for name in last]
     rows = [_row(population, entry, milliseconds or {}) for entry in fused]
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -124,7 +128,10 @@ def compare_fusions(
     document["out_of_fold"] = score_out_of_fold(
         population, judged, scored["test"], replicates=replicates, seed=seed
     )
-    document["notes"] = [*_notes(population, soups), *notes]
+    said = {entry.name: entry.predictions for entry in fused}
+    if climb := climbed(population, steps, scored, said, document):
+        document["steps"] = climb
+    document["notes"] = [*_notes(population, soups), *notes_of(steps), *notes]
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
     return Scoreboard(document)
@@ -201,7 +208,8 @@ def _soup(population: Population, name: str) -> Fused:
 def _fitted(population: Population, name: str) -> Fused:
     """Return what a fusion that was fitted on the members of now says."""
     said = {split: population.said(name, split) for split in SPLITS}
-    return Fused(FITTED, name, tuple(population.fusion(name)["members"]), said)
+    record = population.fusion(name)
+    return Fused(FITTED, name, tuple(record["members"]), said, record.get("average"))
 
 
 def _notes(population: Population, soups: Sequence[str]) -> list[str]:
@@ -211,11 +219,17 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
         for warning in population.fusion(name)["warnings"]:
             warned.setdefault(warning, []).append(name)
     notes = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
-    fits = population.fits
+    fits = {name: now for name, now in population.fits.items() if _by_combine(population, name)}
     if fitted := [printable(name) for name, now in fits.items() if now]:
         notes.append(
             f"Made by polyfuse combine: {', '.join(fitted)}. What was fitted is scored on "
             "validation by fits that did not see the row."
+        )
+    steps = [name for name, now in population.fits.items() if not now and name not in fits]
+    if steps:
+        notes.append(
+            f"Left out, because members have come or gone since: {printable(', '.join(steps))}; "
+            "run the same recipe again."
         )
     if stale := [printable(name) for name, now in fits.items() if not now]:
         notes.append(
@@ -246,6 +260,11 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
             "rows that a fold holds out."
         )
     return notes + _pruned(population)
+
+
+def _by_combine(population: Population, name: str) -> bool:
+    """Tell whether `polyfuse combine`, or a recipe's `combine`, has fitted a fusion."""
+    return "method" in population.fusion(name)
 
 
 def _pruned(population: Population) -> list[str]:

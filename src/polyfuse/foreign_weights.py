@@ -12,7 +12,13 @@ from polyfuse.checkpoints import load_checkpoint
 from polyfuse.data.base import Splits
 from polyfuse.determinism import seeded
 from polyfuse.errors import CheckpointError, printable
-from polyfuse.inference import check_labels, milliseconds_per_image, predict
+from polyfuse.inference import (
+    check_labels,
+    lengths_of,
+    milliseconds_per_image,
+    predict,
+    predict_heads,
+)
 from polyfuse.statedict import digest, match_names
 
 _SHOWN = 20  # shapes that are written out
@@ -30,6 +36,18 @@ class Loaded(NamedTuple):
     model: nn.Module
     source: Mapping[str, Any]
     notes: tuple[str, ...]
+
+
+class Applied(NamedTuple):
+    """What a model says.
+
+    Attributes:
+        logits: by split, `(row, ..., class)` float32; NaN on train where it has no say.
+        lengths: of a length head, by val and test, `(row, positions + 1)`; empty without one.
+    """
+
+    logits: Mapping[str, NDArray[np.float32]]
+    lengths: Mapping[str, NDArray[np.float32]]
 
 
 def loaded(path: str | Path, factory: Callable[[], nn.Module], *, key: str | None = None) -> Loaded:
@@ -77,7 +95,7 @@ def _shape_faults(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> li
 
 def applied(
     model: nn.Module, splits: Splits, learned: NDArray[np.int64] | None
-) -> dict[str, NDArray[np.float32]]:
+) -> Applied:
     """Return a model's logits by split; on train of the rows that it is known not to have seen.
 
     Args:
@@ -91,17 +109,18 @@ def applied(
     Example:
         >>> from polyfuse import Arrays
         >>> data = Arrays(np.zeros((3, 4)), [0, 1, 0])
-        >>> applied(nn.Linear(4, 2), Splits(data, data, data), None)["train"].shape
+        >>> applied(nn.Linear(4, 2), Splits(data, data, data), None).logits["train"].shape
         (3, 2)
     """
     check_labels(model, splits.val, np.arange(min(2, len(splits.val))))
-    logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
+    heads = {name: predict_heads(model, getattr(splits, name)) for name in ("val", "test")}
+    logits = {name: said.characters for name, said in heads.items()}
     train = np.full((len(splits.train), *logits["val"].shape[1:]), np.nan, np.float32)
     if learned is not None:
         unseen = np.setdiff1d(np.arange(len(train)), learned)
         if len(unseen):
             train[unseen] = predict(model, splits.train, unseen)
-    return {"train": train, **logits}
+    return Applied({"train": train, **logits}, lengths_of(heads))
 
 
 def costs(model: nn.Module, splits: Splits) -> tuple[int, float]:

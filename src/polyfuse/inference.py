@@ -3,8 +3,9 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,23 @@ from torch import nn
 from polyfuse.data.base import Labels, Rows, Split, task_of
 from polyfuse.determinism import threads
 from polyfuse.errors import DataError, TrainingError
+from polyfuse.subspaces import Subspace
 from polyfuse.tasks import CLASSES
 
 PREDICT_BATCH = 256
+
+
+class Heads(NamedTuple):
+    """A model's outputs for rows of a split.
+
+    Attributes:
+        characters: `(n, ..., classes)` float32 logits, or numbers of a regression.
+        lengths: `(n, positions + 1)` float32 logits of the lengths 0 to positions; None where the
+            model has no length head.
+    """
+
+    characters: NDArray[np.float32]
+    lengths: NDArray[np.float32] | None
 
 
 def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray[np.float32]:
@@ -39,6 +54,49 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
         >>> predict(nn.Linear(4, 2), Arrays(torch.zeros(3, 4))).shape
         (3, 2)
     """
+    return predict_heads(model, split, rows).characters
+
+
+def predict_lengths(
+    model: nn.Module, split: Split, rows: Rows | None = None
+) -> NDArray[np.float32] | None:
+    """Return the logits of a length head, as `predict` returns those of the characters.
+
+    Args:
+        model: on any device; its mode is restored afterwards.
+        split: the data.
+        rows: all rows where None.
+
+    Returns:
+        `(rows, positions + 1)` float32, of the lengths 0 to positions; None without such a head.
+
+    Raises:
+        TrainingError: the outputs hold NaN or infinity.
+
+    Example:
+        >>> from polyfuse import Arrays
+        >>> predict_lengths(nn.Linear(4, 2), Arrays(torch.zeros(3, 4))) is None
+        True
+    """
+    return predict_heads(model, split, rows).lengths
+
+
+def predict_heads(model: nn.Module, split: Split, rows: Rows | None = None) -> Heads:
+    """Return what `predict` and `predict_lengths` return, of one pass.
+
+    Args:
+        model: on any device; its mode is restored afterwards.
+        split: the data.
+        rows: all rows where None.
+
+    Raises:
+        TrainingError: the outputs hold NaN or infinity.
+
+    Example:
+        >>> from polyfuse import Arrays
+        >>> predict_heads(nn.Linear(4, 2), Arrays(torch.zeros(3, 4))).characters.shape
+        (3, 2)
+    """
     chosen = np.arange(len(split)) if rows is None else rows
     device = _device(model)
     with evaluating(model):
@@ -51,7 +109,46 @@ def predict(model: nn.Module, split: Split, rows: Rows | None = None) -> NDArray
         raise TrainingError(
             "the model predicts NaN or infinity; lower the learning rate or set clip"
         )
-    return logits
+    return heads_of(model, logits)
+
+
+def heads_of(model: nn.Module, outputs: NDArray[np.float32]) -> Heads:
+    """Take a model's outputs apart: its characters, and its length head where it has one.
+
+    Args:
+        model: says by an attribute `length_head` that its last head is one of the length.
+        outputs: `(n, positions + 1, classes)`, or without that head of any shape.
+
+    Example:
+        >>> heads_of(nn.Identity(), np.zeros((2, 3, 11), np.float32)).characters.shape
+        (2, 3, 11)
+    """
+    if not has_length_head(model):
+        return Heads(outputs, None)
+    positions = outputs.shape[1] - 1
+    parts = (outputs[:, :-1], outputs[:, -1, : positions + 1])
+    return Heads(*map(np.ascontiguousarray, parts))
+
+
+def lengths_of(heads: Mapping[str, Heads]) -> dict[str, NDArray[np.float32]]:
+    """Return what length heads say, by split; nothing of models without one.
+
+    Example:
+        >>> lengths_of({"val": Heads(np.zeros((1, 2), np.float32), None)})
+        {}
+    """
+    return {name: said.lengths for name, said in heads.items() if said.lengths is not None}
+
+
+def has_length_head(model: nn.Module) -> bool:
+    """Tell whether the last head of a model, or of the one that it wraps, is one of the length.
+
+    Example:
+        >>> has_length_head(nn.Linear(1, 1))
+        False
+    """
+    wrapped = model.model if isinstance(model, Subspace) else model
+    return bool(getattr(wrapped, "length_head", False))
 
 
 def milliseconds_per_image(model: nn.Module, split: Split, *, batch: int = 64) -> float:
@@ -98,6 +195,8 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
         except RuntimeError as error:
             raise DataError(f"the model does not take these inputs: {error}") from error
     task = task_of(split)
+    if has_length_head(model):
+        shape = _without_length_head(shape, split)
     _refuse_shape(task, shape, split.labels[rows[:2]].shape)
     if split.blank is not None and (
         task != CLASSES or split.labels.ndim != 2 or split.blank >= shape[-1]
@@ -134,6 +233,22 @@ def _refuse_shape(task: str, shape: tuple[int, ...], labels: tuple[int, ...]) ->
         f"the model maps {labels[0]} samples to {shape}, but their labels have shape {labels}; "
         + fix
     )
+
+
+def _without_length_head(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
+    """Return the shape of the characters alone; refuse a length head that cannot be one."""
+    if split.blank is None:
+        raise DataError(
+            "the model has a length head, and these labels are no strings of characters: nothing "
+            "says where one ends; give the data a blank class, or take length_head: false"
+        )
+    if len(shape) != 3 or shape[1] > shape[2]:
+        raise DataError(
+            f"the model says that it has a length head, and its output is {shape}; it must be "
+            "(rows, positions + 1, classes) with more classes than positions, so that the last "
+            "head has room for the lengths 0 to positions"
+        )
+    return (shape[0], shape[1] - 1, shape[2])
 
 
 def _refuse_no_classes(labels: Labels, shape: tuple[int, ...]) -> None:

@@ -5,7 +5,8 @@
                 model.safetensors     weights
                 rows/*.npy            rows it learned from, stopped on, and held out
                 predictions/*.npy     logits of train (out of fold), val, test; NaN: no say
-                averages/NAME/        model.safetensors and predictions/ of its averaged weights
+                lengths/*.npy         logits of a length head, of val and test, where it has one
+                averages/NAME/        the same of its averaged weights
                 carried/*.npy         what later rounds of a boosting need of it
 
 A member appears whole or not at all.
@@ -150,6 +151,15 @@ class Member:
         """Return logits of a split, a row a sample; NaN where this member has no say."""
         return predictions.parse(*self._checked(self._own(f"predictions/{split}.npy")))
 
+    @property
+    def has_lengths(self) -> bool:
+        """Whether its model has a length head."""
+        return self._own("lengths/val.npy") in self.record["files"]
+
+    def lengths(self, split: str) -> Floats:
+        """Return logits of the lengths 0 to positions, `(row, positions + 1)`, of val or test."""
+        return predictions.parse(*self._checked(self._own(f"lengths/{split}.npy")))
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the training split's rows it `learned` from, `stopped` on or `held_out`."""
         return predictions.parse(*self._checked(f"rows/{part}.npy"))
@@ -205,6 +215,7 @@ def write_member(
     rows: Mapping[str, NDArray[np.int64]],
     averages: Mapping[str, tuple[Mapping[str, Tensor] | None, Mapping[str, Floats]]] | None = None,
     carried: Mapping[str, NDArray[Any]] | None = None,
+    lengths: Mapping[str | None, Mapping[str, Floats]] | None = None,
 ) -> Member:
     """Commit a member to a population; the first commit of an index wins.
 
@@ -217,6 +228,8 @@ def write_member(
         rows: `learned`, `stopped`, `held_out`, int64.
         averages: by name, averaged weights, or None likewise, and their logits.
         carried: arrays for later rounds, by name.
+        lengths: of a length head, by the name of an average (None: its own weights) and by split,
+            `(n, positions + 1)` float32 logits.
 
     Returns:
         The member that is in the folder now.
@@ -235,6 +248,9 @@ def write_member(
             _write_model(fresh / "averages" / name, *average)
         if carried:
             write_arrays(fresh / "carried", carried)
+        for average, said in (lengths or {}).items():
+            place = fresh if average is None else fresh / "averages" / average
+            write_arrays(place / "lengths", said)
         complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
         durable.write_json(fresh / "member.json", complete)
     return open_member(path)

@@ -159,6 +159,20 @@ class Population:
             )
         return np.stack(arrays)
 
+    def lengths(self, split: str) -> Floats | None:
+        """Return what the members' length heads say of val or test; None where none has one.
+
+        Returns:
+            `(member, sample, positions + 1)` logits of the lengths 0 to positions; NaN where a
+            member has no length head.
+        """
+        found = [m.lengths(split) if m.has_lengths else None for m in self.members]
+        told = [each for each in found if each is not None]
+        if not told:
+            return None
+        silent = np.full_like(told[0], np.nan)
+        return np.stack([silent if each is None else each for each in found])
+
     def out_of_fold(self) -> Floats:
         """Return, for every training row, the mean output of the members that did not see it.
 

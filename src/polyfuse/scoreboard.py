@@ -96,6 +96,16 @@ class Scoreboard:
         bold = frozenset(i for i, row in enumerate(self.rows) if row["name"] == self.best)
         return tables.Table(_TITLES[split], columns, rows, bold)
 
+    def every_table(self) -> list[tables.Table]:
+        """Return the scores of each split, and what each step bought where there are steps."""
+        steps = self.steps()
+        return [*map(self.table, self.splits()), *([] if steps is None else [steps])]
+
+    def steps(self) -> tables.Table | None:
+        """Return what each step of a decoding bought; None where there is none."""
+        told = self.document.get("steps")
+        return _steps(told, self.splits(), self.document["metric"]) if told else None
+
     def summary(self) -> list[str]:
         """Return what the tables say, in sentences."""
         return _sentences(self.document)
@@ -106,7 +116,7 @@ class Scoreboard:
 
     def to_markdown(self) -> str:
         """Return tables and summary as markdown."""
-        parts = [f"### {_TITLES[s]}\n\n{tables.markdown(self.table(s))}" for s in self.splits()]
+        parts = [f"### {table.title}\n\n{tables.markdown(table)}" for table in self.every_table()]
         return "\n\n".join([*parts, *self.summary()]) + "\n"
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -119,7 +129,7 @@ class Scoreboard:
 
     def _repr_html_(self) -> str:
         said = "".join(f"<p>{line}</p>" for line in map(html.escape, self.summary()))
-        return "".join(tables.hypertext(self.table(split)) for split in self.splits()) + said
+        return "".join(map(tables.hypertext, self.every_table())) + said
 
     def _cells(
         self, row: Mapping[str, Any], split: str, metric: str, shown: Sequence[str]
@@ -198,6 +208,23 @@ def _whole(board: Scoreboard) -> bool:
         return all({"kind", "members"} <= row.keys() for row in board.rows)
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration, RunError):
         return False
+
+
+def _steps(told: Sequence[Mapping[str, Any]], splits: Sequence[str], metric: str) -> tables.Table:
+    """Return a line a step: its strength, its gain on each split, and how many answers changed."""
+    columns = ["", "strength", *(f"gain, {split}" for split in splits), "changed"]
+    rows = [
+        [
+            step["name"],
+            "-" if step["strength"] is None else f"{step['strength']:g}",
+            *(spread(step[split], metric, signed=True) for split in splits),
+            f"{step[splits[-1]]['changed']:,}",
+        ]
+        for step in told
+    ]
+    bold = frozenset(i for i, step in enumerate(told) if step[splits[-1]]["better"])
+    title = f"What each step bought, over the one before ({_SHORT.get(metric, metric)})"
+    return tables.Table(title, columns, rows, bold)
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:

@@ -184,12 +184,16 @@ def predict(
     recipe: Annotated[
         Path | None, Option(help="The run's recipe, where it names your own code.")
     ] = None,
+    length_run: Annotated[
+        Path | None,
+        Option(metavar="RUN", help="The run by which a decoding knows lengths: its length_model."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read new data with a run's best fusion, or new predictions with a combination."""
     combined = (folder / "combination.json").is_file()
-    if combined and (fusion or recipe):
-        given = "--fusion" if fusion else "--recipe"
+    if combined and (fusion or recipe or length_run):
+        given = "--fusion" if fusion else "--recipe" if recipe else "--length-run"
         raise BadParameter("it goes with a RUN folder, and this is a combination", param_hint=given)
     if not combined and len(data) > 1:
         raise BadParameter("a RUN folder takes one folder or array", param_hint="DATA")
@@ -200,7 +204,7 @@ def predict(
         facts = (
             answer(folder, data, out)
             if combined
-            else _predicted(folder, Path(data[0]), out, fusion, recipe)
+            else _predicted(folder, Path(data[0]), out, fusion, recipe, length_run)
         )
 
         def show() -> None:
@@ -212,7 +216,12 @@ def predict(
 
 
 def _predicted(
-    folder: Path, data: Path, out: Path, fusion: str | None, recipe: Path | None
+    folder: Path,
+    data: Path,
+    out: Path,
+    fusion: str | None,
+    recipe: Path | None,
+    length_run: Path | None,
 ) -> dict[str, Any]:
     """Read new images with a run's fusion; write the answers, and return what was done."""
     from polyfuse import durable, tables
@@ -220,7 +229,7 @@ def _predicted(
     from polyfuse.tasks import rules_of
 
     run = Run(folder)
-    lines = run.predict(data, fusion=fusion, recipe=recipe)
+    lines = run.predict(data, fusion=fusion, recipe=recipe, length_run=length_run)
     text = tables.comma_separated(list(rules_of(run.population.task).titles), lines)
     durable.write_bytes(out, text.encode())
     return {"out": str(out), "rows": len(lines), "fusion": fusion or run.scoreboard.best}
@@ -299,8 +308,8 @@ def _show(run: "Run") -> None:
     from polyfuse.terminal import show_table, show_text
 
     board = run.scoreboard
-    for split in board.splits():
-        show_table(board.table(split))
+    for table in board.every_table():
+        show_table(table)
     for line in board.summary():
         show_text(line)
     if run.spent:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from polyfuse import durable
@@ -15,9 +16,17 @@ from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
 from polyfuse.fitted_fusions import answer
-from polyfuse.inference import predict
+from polyfuse.inference import predict, predict_heads
 from polyfuse.members import Member, with_average
 from polyfuse.population import FITTED, Population
+from polyfuse.population_decoding import (
+    decoded,
+    is_decoded,
+    length_run_of,
+    pooled_heads,
+    positions_of,
+)
+from polyfuse.population_lengths import LengthRun
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
@@ -80,6 +89,7 @@ class Run:
         fusion: str | None = None,
         recipe: str | Path | None = None,
         factories: Mapping[str, Callable[[], nn.Module]] | None = None,
+        length_run: str | Path | None = None,
     ) -> list[tuple[str, str]]:
         """Apply a fusion to new inputs.
 
@@ -90,6 +100,8 @@ class Run:
                 imported because a RUN folder says so.
             factories: by the name of a member that was added with a model of its own, what makes
                 that model.
+            length_run: the RUN folder by which a decoding knows lengths, where it has the step
+                `length_model`: what stands in this folder is no reason to open another one.
 
         Returns:
             A pair (name, answer) for each input; the answer is the string that was read, the
@@ -120,8 +132,12 @@ class Run:
             chosen = [m for m in population.members if m.index in row["members"]]
             made_by = _factories(chosen, plan, factories or {})
             models = [m.model(make) for m, make in zip(chosen, made_by, strict=True)]
-        logits = [predict(model, split) for model in models]
-        if row["kind"] == FITTED:
+        heads = [predict_heads(model, split) for model in models]
+        logits = [said.characters for said in heads]
+        if row["kind"] == FITTED and is_decoded(population, row["name"]):
+            lengths = self._lengths(population, row["name"], length_run, split)
+            said = decoded(population, row["name"], pooled_heads(heads, lengths))
+        elif row["kind"] == FITTED:
             said = answer(population, row["name"], dict(zip(row["members"], logits, strict=True)))
         else:
             combiner: Callable[..., Any] = partial(mean_of, population.task)
@@ -130,6 +146,30 @@ class Run:
             said = np.asarray(combiner(np.stack(logits)))
         answers = written(population.task, said, index["blank"])
         return list(zip(split.names, answers, strict=True))
+
+    def _lengths(
+        self, population: Population, row: str, path: str | Path | None, split: Split
+    ) -> NDArray[np.float64] | None:
+        """Return what another run says of the lengths of new rows, where a row wants that."""
+        wanted = length_run_of(population, row)
+        if wanted is None:
+            return None
+        if path is None:
+            raise RunError(
+                f"'{printable(row)}' knows lengths by another run, which it was made with: name "
+                "its folder, --length-run RUN, or take a row that does without: --fusion ROW"
+            )
+        run, lengths = Run(path), LengthRun(path)
+        if lengths.population.fingerprint() != wanted:
+            raise RunError(
+                f"'{printable(path)}' is not the run that '{printable(row)}' was made with, or has "
+                "other members by now; name that one, or run the recipe again"
+            )
+        plan, members = plan_of(run), lengths.population.for_fusions.members
+        made_by = _factories(members, plan, {})
+        models = [m.model(make) for m, make in zip(members, made_by, strict=True)]
+        outputs = np.stack([predict(model, split) for model in models])
+        return lengths.read(outputs, positions_of(population))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the scoreboard as a pandas DataFrame."""

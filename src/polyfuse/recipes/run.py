@@ -17,6 +17,7 @@ from torch import nn
 from polyfuse import durable, tables
 from polyfuse.budget import Spent
 from polyfuse.compare import compare_fusions
+from polyfuse.corrections import write_corrections
 from polyfuse.data.base import Splits, task_of
 from polyfuse.determinism import seeded
 from polyfuse.errors import RecipeError, RunError, printable
@@ -25,6 +26,7 @@ from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
 from polyfuse.recipes import source as recipe_source
+from polyfuse.recipes.decoding import decode_run, has_decoding, refuse_undecodable
 from polyfuse.recipes.fits import has_fits, make_fits, refuse_unfit
 from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
@@ -145,6 +147,8 @@ def load(source: recipe_source.Source, settings: Sequence[str], *, quick: bool =
 def write_submission(population: Population, board: Scoreboard) -> None:
     """Write `submission.csv`: the test split as read by the row that is best on validation.
 
+    Where strings were decoded step by step, `corrections.csv` lists what each step changed.
+
     Example:
         >>> write_submission.__name__
         'write_submission'
@@ -160,6 +164,7 @@ def write_submission(population: Population, board: Scoreboard) -> None:
     lines = zip(population.names("test"), answers, strict=True)
     text = tables.comma_separated(list(rules_of(task).titles), list(lines))
     durable.write_bytes(population.path / "submission.csv", text.encode())
+    write_corrections(population)
 
 
 def _begin(root: Path, plan: Plan) -> None:
@@ -273,6 +278,7 @@ def _train(
 ) -> tuple[Population, Strategy]:
     strategy: Strategy = plan.strategy(splits.train)
     refuse_unfit(plan.fits, strategy, splits)
+    refuse_undecodable(plan.decoding, plan.fusions, splits)
     done = Population.open(root).trained_here.members
     size = strategy.size(done)
     watch = _Watch(size, len(done), progress)
@@ -344,13 +350,15 @@ def _compare(
         fitted = {name for name, now in population.fits.items() if now}
         made_of = board.document.get("population")
         whole = fitted <= shown and all(record.is_file() for record in records)
-        whole = whole and (bool(unfinished) or has_fits(population, plan.fits))
+        fitted_all = has_fits(population, plan.fits) and has_decoding(population, plan.decoding)
+        whole = whole and (bool(unfinished) or fitted_all)
         if whole and made_of == population.fingerprint():
             return board
     own = population.trained_here
     make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
     fits = () if unfinished else plan.fits
     notes = make_fits(population, fits, seed=plan.seed, progress=progress)
+    notes += decode_run(population, None if unfinished else plan.decoding, seed=plan.seed)
     times = {}
     for i, member in enumerate(own.members):
         times[member.index] = milliseconds_per_image(

@@ -41,6 +41,7 @@ from polyfuse.recipes.decoding import listed_decoding
 from polyfuse.recipes.fits import Fit, listed_fits
 from polyfuse.recipes.soups import SOUPS
 from polyfuse.recipes.source import Path_, Source, unknown
+from polyfuse.recipes.views import VIEW_KINDS, Views, listed_views
 from polyfuse.row_scores import MORE_METRICS, all_metrics
 from polyfuse.schedules import SCHEDULES
 from polyfuse.tasks import fusions_for, rules_of
@@ -60,6 +61,7 @@ KINDS = {
     "averaging": Kind(RULES, 0, also=get_type_hints(Timing)),
     "fusions": Kind(FUSIONS, 1),
     "soups": Kind(SOUPS, 1),
+    **VIEW_KINDS,
 }
 LISTS: dict[str, list[Any]] = {"fusions": ["mean_probability"], "soups": []}  # and their defaults
 
@@ -82,6 +84,7 @@ class _Recipe(Strict):
     fusions: list[Any] = limits(default_factory=list)
     soups: list[Any] = limits(default_factory=list)
     combine: list[Any] = limits(default_factory=list)
+    tta: Any = None
     decoding: Any = None
     scoreboard: Any = None
 
@@ -104,6 +107,7 @@ class Plan:
         metrics: names that are shown beside those of the task.
         fits: fusions that are fitted once the members are trained.
         decoding: how strings are decoded then, step by step.
+        tta: views of the inputs that are tried before that.
     """
 
     tree: Mapping[str, Any]
@@ -186,11 +190,12 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     found = {
         key: component(source, tuple(key.split(".")), kind, trusted)
         for key, kind in KINDS.items()
-        if key not in LISTS and key not in ("averaging", "model")
+        if key not in LISTS and key not in ("averaging", "model", *VIEW_KINDS)
     }
     models = _models(source, trusted)
     _refuse_apart(source, len(models), found["training"])
     options = _fit_options(source, found, _averages(source, trusted))
+    tta = listed_views(source, trusted, options.averaging)
     fusions, soups = _listed(source, trusted)
     fits, decoding = listed_fits(source), listed_decoding(source, trusted)
     _refuse_weightless(source, fusions, found["training"])

@@ -17,7 +17,7 @@ from polyfuse.determinism import seeded, threads
 from polyfuse.errors import RunError, TrainingError, printable
 from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
-from polyfuse.inference import check_labels, predict
+from polyfuse.inference import check_labels, lengths_of, predict, predict_heads
 from polyfuse.labels import write_labels
 from polyfuse.members import Member, write_member
 from polyfuse.metrics import metrics_for
@@ -231,11 +231,12 @@ def _commit(index: int, made: Made, work: Work) -> None:
     start = work.options.start
     # The weights it started from may have seen any row, so nothing is out of its fold for sure.
     unseen = job.held_out[:0] if start else job.held_out
-    logits = _logits(made.model, made.state, task.splits, unseen)
-    averages = {
-        name: (kept.state, _logits(made.model, kept.state, task.splits, unseen))
-        for name, kept in made.averages.items()
-    }
+    logits, heads = _said(made.model, made.state, task.splits, unseen)
+    averages, lengths = {}, {None: heads} if heads else {}
+    for name, kept in made.averages.items():
+        said, heads = _said(made.model, kept.state, task.splits, unseen)
+        averages[name] = (kept.state, said)
+        lengths |= {name: heads} if heads else {}
     record = {
         "index": index,
         **job.facts,
@@ -262,19 +263,23 @@ def _commit(index: int, made: Made, work: Work) -> None:
     }
     if "weights_of" in made.facts:  # that member keeps them for all samples of its net
         kept = {name: (None, said) for name, (_, said) in averages.items()}
-        write_member(work.root, record, None, logits, rows, kept, made.carried)
+        write_member(work.root, record, None, logits, rows, kept, made.carried, lengths)
     else:
-        write_member(work.root, record, made.state, logits, rows, averages, made.carried)
+        write_member(work.root, record, made.state, logits, rows, averages, made.carried, lengths)
 
 
-def _logits(
+def _said(
     model: nn.Module, state: Mapping[str, Tensor], splits: Splits, unseen: Rows
-) -> dict[str, NDArray[np.float32]]:
-    """Return logits by split with these weights; on train of the rows that are out of fold."""
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Return logits by split with these weights, and those of a length head where there is one.
+
+    On train they are of the rows that are out of fold.
+    """
     model.load_state_dict(state)
-    logits = {"val": predict(model, splits.val), "test": predict(model, splits.test)}
+    heads = {name: predict_heads(model, getattr(splits, name)) for name in ("val", "test")}
+    logits = {name: said.characters for name, said in heads.items()}
     logits["train"] = _out_of_fold(model, splits.train, unseen, logits["val"].shape[1:])
-    return logits
+    return logits, lengths_of(heads)
 
 
 def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[str, Any]:
