@@ -150,8 +150,6 @@ def _tried(backbone: nn.Module, shape: tuple[int, int, int]) -> tuple[Tensor, st
 
 def _replaced(backbone: nn.Module, name: str) -> nn.Module:
     """Return the backbone with nothing in the place of a layer."""
-    if not name:  # the backbone is that layer
-        return nn.Flatten()
     parent, _, child = name.rpartition(".")
     setattr(backbone.get_submodule(parent), child, nn.Identity())
     return backbone
