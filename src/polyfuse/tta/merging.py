@@ -145,7 +145,10 @@ def _mean(
     spaces = ("logit", "prob", "log_prob", "value")
     members: Members[Array] = Members(outputs, space=space, exclusive=exclusive, spaces=spaces)
     check_options(function, options)
-    parts = list(members.probabilities() if values else members.logs())
+    if function is mean_logit:
+        parts = [scores.to(members.wide) for scores in members.scores()]
+    else:
+        parts = list(members.probabilities() if values else members.logs())
     says = _says(parts, weights, coverage, own=function is product, pairs=not members.exclusive)
     if values:
         return members.answer(_sum(parts, says))
