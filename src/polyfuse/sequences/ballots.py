@@ -71,7 +71,8 @@ def ballots_of(predictions: Any, *, weights: Any, space: str, blank: int) -> Bal
         raise DataError(f"expected (member, sample, position, class), got {predictions.ndim} axes")
     members = Members(predictions, space=space, weights=weights, absent=True)
     blank = blank_of(blank, predictions.shape[-1])
-    each = [_of_one(logs, blank) for logs in members.logs()]
+    pairs = zip(members.logs(), members.each, strict=True)
+    each = [_of_one(logs, member, blank) for logs, member in pairs]
     if any(broken for _, _, _, broken in each):
         members.blame()
     says = np.stack([said for _, _, said, _ in each])
@@ -95,15 +96,17 @@ def _decided(predictions: Any, weights: Any, blank: int) -> Ballots:
     return Ballots(read, np.ones(read.shape), cast, blank, predictions)
 
 
-def _of_one(logs: Tensor, blank: int) -> tuple[Labels, Floats, NDArray[np.bool_], bool]:
+def _of_one(
+    logs: Tensor, member: Tensor, blank: int
+) -> tuple[Labels, Floats, NDArray[np.bool_], bool]:
     """Return a member's strings, how sure it is, where it has a say, and whether it is broken."""
-    own = array_of(logs)
-    missing = np.isnan(own)
-    says = ~missing.all((-1, -2))
+    own, says = array_of(logs), ~array_of(member.isnan()).all((-1, -2))
+    broken = bool((np.isnan(own).any((-1, -2)) & says).any())
+    own = np.where(says[:, None, None], own, 0.0)
     read = decode(own, blank=blank)
     said = np.take_along_axis(own, read[..., None], -1)[..., 0]
     sure = np.where(claimed(read, blank), np.exp(said.astype(np.float64)), 1.0)
-    return read, sure, says, bool((missing.any((-1, -2)) & says).any())
+    return read, sure, says, broken
 
 
 def _cast(weights: list[float] | None, says: NDArray[np.bool_]) -> Floats:

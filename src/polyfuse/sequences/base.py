@@ -96,7 +96,8 @@ def lengths_of(labels: Any, *, blank: int) -> Labels:
         >>> lengths_of(np.array([[4, 2, 10, 7], [1, 2, 3, 4]]), blank=10).tolist()
         [2, 4]
     """
-    return np.asarray((claimed(labels, blank) & (labels != blank)).sum(-1), np.int64)
+    array = array_of(labels)
+    return np.asarray((claimed(array, blank) & (array != blank)).sum(-1), np.int64)
 
 
 def claimed(labels: NDArray[Any], blank: int) -> NDArray[np.bool_]:

@@ -72,9 +72,7 @@ def joint_scores(
         [[-1.27, -0.87, -1.71]]
     """
     wide, blank = heads_of(heads, blank)
-    rows, positions, _ = wide.shape
-    own = length_scores_of(lengths, rows, positions)
-    return _characters(wide, blank) + _tails(wide, blank) + length_weight * own
+    return _scored(wide, lengths, blank, length_weight)
 
 
 def joint_decode(
@@ -109,10 +107,10 @@ def joint_decode(
         >>> decode(heads, blank=1).tolist(), joint_decode(heads, blank=1).tolist()
         ([[0, 1, 1]], [[0, 0, 0]])
     """
-    scores = joint_scores(heads, lengths, blank=blank, length_weight=length_weight)
-    if log_prior is not None:
-        scores = scores + length_scores_of(log_prior, len(scores), scores.shape[1] - 1)
     wide, blank = heads_of(heads, blank)
+    scores = _scored(wide, lengths, blank, length_weight)
+    if log_prior is not None:
+        scores = scores + length_scores_of(log_prior, *wide.shape[:2])
     best = _without(wide, blank).argmax(-1)
     inside = np.arange(best.shape[1]) < scores.argmax(1)[:, None]
     return np.where(inside, best, blank).astype(np.int64)
@@ -161,6 +159,11 @@ DECODERS: dict[str, Callable[..., Labels]] = {
 }
 
 
+def _scored(heads: Floats, lengths: Any, blank: int, weight: float) -> Floats:
+    own = length_scores_of(lengths, *heads.shape[:2])
+    return _characters(heads, blank) + _tails(heads, blank) + weight * own
+
+
 def _without(heads: Floats, blank: int) -> Floats:
     """Return the heads with the blank ruled out."""
     characters = heads.copy()
@@ -204,7 +207,8 @@ def _longer(
     """Return the k best beginnings that are one character longer."""
     next_best = order[:, place]
     gains = np.take_along_axis(characters[:, place], next_best, 1)
-    every = (scores[:, :, None] + gains[:, None, :]).reshape(len(scores), -1)
+    every = scores[:, :, None] + gains[:, None, :]
+    every = every.reshape(len(scores), scores.shape[1] * gains.shape[1])
     first = np.argsort(-every, axis=1, kind="stable")[:, :k]
     parent, added = np.divmod(first, next_best.shape[1])
     longer = np.take_along_axis(begun, parent[..., None], 1)
