@@ -69,7 +69,7 @@ fit:
 """
     assert faults(text) == [
         "line 4: model.name: unknown 'character_cmm'; did you mean 'character_cnn'? "
-        "Known: character_cnn, mlp, resnet18_small, or package.module:function",
+        f"Known: {', '.join(MODELS)}, or package.module:function",
         "line 5: training.fold: unknown 'fold'; did you mean 'folds'? "
         "Known: folds, kind, repeats, stop_fraction, seed",
         "line 7: fit.epochs: should be a valid integer; got 'ten'",
@@ -132,7 +132,7 @@ def test_all_parts_are_checked_though_others_are_faulty():
         ("name: ''", "name: names a folder"),
         ("name:", "name: should be a valid string; got None"),
         ("data:", "data: is empty; name one: street_digits, "),
-        ("model: ~", "model: is empty; name one: character_cnn, mlp"),
+        ("model: ~", "model: is empty; name one: character_cnn, course_cnn"),
         ("training: null", f"training: is empty; name one: {', '.join(STRATEGIES)}"),
         ("data: {name: arrays, path: 3}", "data.path: should be a valid string; got 3"),
         ("data: {name: arrays, path: x, notify: 3}", "data.notify: unknown 'notify'"),
@@ -140,7 +140,7 @@ def test_all_parts_are_checked_though_others_are_faulty():
         ("model: {name: mlp, inputs: 4}", "model.classes: is required by mlp"),
         ("model: {name: mlp, inputs: 4, classes: 3, dropout: 2}", "model: cannot be built: ValueE"),
         ("model: [3]", "model.0: expected a name, or a mapping with one; got 3"),
-        ("model: []", "model: is empty; name one: character_cnn, mlp"),
+        ("model: []", "model: is empty; name one: character_cnn, course_cnn"),
         ("model: {name: 3}", "model: expected a name, or a mapping with one"),
         ("training: {name: kfold, stop_fraction: x}", "should be a valid number; got 'x'"),
         ("training: {name: kfold, split: x}", "training.split: unknown 'split'"),
