@@ -151,7 +151,7 @@ def _report(guarded: Guarded, names: Sequence[str], metric: str) -> list[str]:
     choice = guarded.choice
 
     def change(before: Figures, after: Figures) -> str:
-        told = f"{choice.loss.upper()} {before.loss:.4g} -> {after.loss:.4g}"
+        told = f"{choice.loss.upper()} {before.loss:.4f} -> {after.loss:.4f}"
         if before.score is None or after.score is None or metric == choice.loss:
             return told
         return f"{told}, {metric} {before.score:.4g} -> {after.score:.4g}"

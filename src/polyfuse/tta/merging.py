@@ -1,6 +1,7 @@
 """Merge what the views say into one answer: any combiner, logarithms added as logarithms."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -74,6 +75,8 @@ def merge_views(
     """
     function = combiner_of(combiner)
     one_of("returns", returns, RETURNS)
+    if coverage is not None and space in ("prob", "log_prob"):
+        outputs = _filled(outputs, coverage, space)
     per_class = weights is not None and np.ndim(_plain(weights)) == 2
     logs = returns == "log_prob" and id(function) in _LOGS
     if id(function) in _LOGS | _MEANS and (per_class or coverage is not None or logs):
@@ -256,6 +259,16 @@ def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any)
         answer[here] = part
     shaped = answer.reshape(*tensor.shape[1:-1], *answer.shape[1:])
     result: Array = shaped.numpy() if isinstance(outputs, np.ndarray) else shaped
+    return result
+
+
+def _filled(outputs: Array, coverage: Any, space: str) -> Array:
+    """Return outputs that say nothing of what their view does not see: all classes alike."""
+    tensor = as_tensor(outputs)
+    alike = 1 / tensor.shape[-1]
+    seen = _places(coverage, len(tensor), tensor[0]) > 0
+    filled = torch.where(seen, tensor, math.log(alike) if space == "log_prob" else alike)
+    result: Array = filled.numpy() if isinstance(outputs, np.ndarray) else filled
     return result
 
 

@@ -141,6 +141,8 @@ class TTA(nn.Module):
         task: Task = self._of(self.task, key, "task")
         combiner = self._of(self.merge, key, "merge") or task.combiner
         seen = self._seen(size, stacked) if task.spatial else None
+        if task.spatial and self.space == "log_prob" and not task.plain:
+            stacked = stacked.log_softmax(-1)  # what was resized does not sum to 1
         merged = merge_views(
             stacked,
             weights,
