@@ -15,6 +15,7 @@ from polyfuse.members import Member, with_average
 from polyfuse.metrics import Score
 from polyfuse.out_of_fold import score_out_of_fold
 from polyfuse.population import FITTED, Population, write_fusion
+from polyfuse.population_views import chosen_views, stack_with_views, with_views
 from polyfuse.row_scores import Scores, all_metrics, choose, deciding, judge, score_rows
 from polyfuse.scoreboard import SCHEMA, SPLITS, Scoreboard
 from polyfuse.tasks import FUSIONS as FUSIONS
@@ -31,6 +32,7 @@ class Fused(NamedTuple):
         members: their indices.
         predictions: by split.
         average: whose weights its members have; their own where None.
+        views: of each input that its members are asked about; the input alone where None.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Fused(NamedTuple):
     members: tuple[int, ...]
     predictions: Mapping[str, NDArray[Any]]
     average: str | None = None
+    views: int | None = None
 
 
 def compare_fusions(
@@ -64,7 +67,8 @@ def compare_fusions(
     a decoding come last, in their order, and are also compared each with the one before.
 
     Where averages were tracked, each adds a row for the member that is best with it on validation,
-    and one for each fusion of all members with it.
+    and one for each fusion of all members with it; where views were chosen, one for each fusion of
+    all members with their views merged. Then `cost` is the parameters that run, views counted.
 
     Args:
         population: members with their predictions.
@@ -100,7 +104,8 @@ def compare_fusions(
         for name in population.averages
         for entry in _averaged(population.averaged(name), chosen, judged)
     ]
-    for entry in together + averaged:
+    viewed = _viewed(population, chosen)
+    for entry in together + averaged + viewed:
         if entry.kind == "fusion":
             write_fusion(population, *entry[1:4])
     steps = steps_of(population)
@@ -108,8 +113,10 @@ def compare_fusions(
     last = [name for name in ladder_of(steps) if name in fits]
     made = [_soup(population, name) for name in soups]
     made += [_fitted(population, name) for name in fits if name not in last]
-    fused = single + together + made + averaged + [_fitted(population, name) for name in last]
-    rows = [_row(population, entry, milliseconds or {}) for entry in fused]
+    fused = (
+        single + together + made + averaged + viewed + [_fitted(population, name) for name in last]
+    )
+    rows = _priced([_row(population, entry, milliseconds or {}) for entry in fused])
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "population": population.fingerprint(),
@@ -131,7 +138,8 @@ def compare_fusions(
     said = {entry.name: entry.predictions for entry in fused}
     if climb := climbed(population, steps, scored, said, document):
         document["steps"] = climb
-    document["notes"] = [*_notes(population, soups), *notes_of(steps), *notes]
+    document["notes"] = [*_notes(population, soups), *_of_views(population)]
+    document["notes"] += [*notes_of(steps), *notes]
     document["rows"] = rows
     durable.write_json(population.path / "leaderboard.json", document)
     return Scoreboard(document)
@@ -153,10 +161,12 @@ def _chosen(
 
 
 def _fused(
-    population: Population, fusions: Mapping[str, Callable[..., Any]]
+    population: Population,
+    fusions: Mapping[str, Callable[..., Any]],
+    read: Callable[[Population, str], NDArray[Any]] = Population.stack,
 ) -> tuple[list[Fused], list[Fused]]:
     """Return what each member and each fusion says; the members' files are read once."""
-    stacks, task = {split: population.stack(split) for split in SPLITS}, population.task
+    stacks, task = {split: read(population, split) for split in SPLITS}, population.task
     fused = population.for_fusions.members
     average = population.members[0].average
     single = [
@@ -192,6 +202,18 @@ def _averaged(
     return [entry for entry in single if entry.name == best] + together
 
 
+def _viewed(population: Population, fusions: Mapping[str, Callable[..., Any]]) -> list[Fused]:
+    """Return what each fusion says of the members with their views merged, if any were chosen."""
+    chosen = chosen_views(population)
+    if chosen is None:
+        return []
+    own = population.trained_here
+    own = own if chosen.average is None else population.averaged(chosen.average)
+    _, together = _fused(own, fusions, stack_with_views)
+    views = len(chosen.kept)
+    return [entry._replace(name=with_views(entry.name), views=views) for entry in together]
+
+
 def _soup(population: Population, name: str) -> Fused:
     """Return what a soup that is kept in the folder says."""
     record = population.fusion(name)
@@ -209,7 +231,8 @@ def _fitted(population: Population, name: str) -> Fused:
     """Return what a fusion that was fitted on the members of now says."""
     said = {split: population.said(name, split) for split in SPLITS}
     record = population.fusion(name)
-    return Fused(FITTED, name, tuple(record["members"]), said, record.get("average"))
+    facts = record.get("average"), record.get("views")
+    return Fused(FITTED, name, tuple(record["members"]), said, *facts)
 
 
 def _notes(population: Population, soups: Sequence[str]) -> list[str]:
@@ -262,6 +285,12 @@ def _notes(population: Population, soups: Sequence[str]) -> list[str]:
     return notes + _pruned(population)
 
 
+def _of_views(population: Population) -> list[str]:
+    """Say which views the guard has kept, and which it has not, with figures."""
+    chosen = chosen_views(population)
+    return [f"Views (tta). {' '.join(chosen.report)}"] if chosen else []
+
+
 def _by_combine(population: Population, name: str) -> bool:
     """Tell whether `polyfuse combine`, or a recipe's `combine`, has fitted a fusion."""
     return "method" in population.fusion(name)
@@ -289,10 +318,20 @@ def _row(population: Population, fused: Fused, milliseconds: Mapping[int, float]
         "members": list(fused.members),
         "models": len(run),
         "parameters": _sum([found[index].parameters for index in run]),
-        "milliseconds": _sum(times),
+        "milliseconds": _sum([t if t is None else t * (fused.views or 1) for t in times]),
         **({"average": fused.average} if fused.average else {}),
+        **({"views": fused.views} if fused.views else {}),
         **_held_out(found[fused.members[0]] if fused.kind == "member" else None),
     }
+
+
+def _priced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put into each row what it costs: parameters that run, once a view, where there are views."""
+    if any("views" in row for row in rows):
+        for row in rows:
+            once = row["parameters"]
+            row["cost"] = None if once is None else once * row.get("views", 1)
+    return rows
 
 
 def _held_out(member: Member | None) -> dict[str, Any]:

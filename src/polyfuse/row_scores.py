@@ -117,7 +117,7 @@ def choose(rows: Sequence[Mapping[str, Any]], val: Scores, metric: str) -> str:
     """Return the name of the row that is best on validation; among equals the cheapest.
 
     Args:
-        rows: `name` and `models` of each.
+        rows: `name` and `models` of each, and `views` where it has some.
         val: their scores.
         metric: that decides.
 
@@ -137,7 +137,8 @@ def choose(rows: Sequence[Mapping[str, Any]], val: Scores, metric: str) -> str:
 
     def merit(row: Mapping[str, Any]) -> tuple[float, int]:
         score = val[row["name"]][metric]
-        return (sign * score.value if score else -np.inf, -row["models"])
+        passes = row["models"] * row.get("views", 1)
+        return (sign * score.value if score else -np.inf, -passes)
 
     return str(max(rows, key=merit)["name"])
 

@@ -12,6 +12,7 @@ from polyfuse.population_views.base import chosen_views as chosen_views
 from polyfuse.population_views.base import lengths_with_views as lengths_with_views
 from polyfuse.population_views.base import stack_with_views as stack_with_views
 from polyfuse.population_views.base import views_kept as views_kept
+from polyfuse.population_views.base import with_views as with_views
 from polyfuse.population_views.choosing import choose_views as choose_views
 from polyfuse.population_views.merging import merge_heads as merge_heads
 from polyfuse.population_views.merging import refuse_task as refuse_task

@@ -13,6 +13,7 @@ from polyfuse.population import Population
 from polyfuse.tta.choosing import CHOICES
 
 SCHEMA = 1
+TTA = "tta"
 
 
 class Chosen(NamedTuple):
@@ -64,6 +65,16 @@ def chosen_views(population: Population) -> Chosen | None:
         record["choose"],
         tuple(record["report"]),
     )
+
+
+def with_views(name: str) -> str:
+    """Return what a row of the scoreboard is called whose members' views are merged.
+
+    Example:
+        >>> with_views("mean_probability, ema")
+        'mean_probability, ema, tta'
+    """
+    return f"{name}, {TTA}"
 
 
 def views_kept(population: Population) -> tuple[str, ...]:

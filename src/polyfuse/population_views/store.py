@@ -16,6 +16,7 @@ from polyfuse.inference import Heads
 from polyfuse.members import Member
 from polyfuse.population import Population
 from polyfuse.predictions import PredictionStore
+from polyfuse.tasks import rules_of
 
 Array = NDArray[Any]
 
@@ -77,7 +78,8 @@ class ViewStore:
         name, prints = folder_name(member), self._prints(member, view)
         if said.lengths is not None and view not in self.lengths.views(name, split):
             self.lengths.write(name, split, said.lengths, space="logit", view=view, **prints)
-        self.heads.write(name, split, said.characters, space="logit", view=view, **prints)
+        space = "value" if rules_of(self.population.task).space == "value" else "logit"
+        self.heads.write(name, split, said.characters, space=space, view=view, **prints)
 
     def _read(self, store: PredictionStore, member: Member, split: str, view: str) -> Array:
         expected = self._expected(member, split, view)

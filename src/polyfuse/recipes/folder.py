@@ -16,7 +16,7 @@ from polyfuse.data import new_inputs
 from polyfuse.data.base import Split
 from polyfuse.errors import RunError, printable
 from polyfuse.fitted_fusions import answer
-from polyfuse.inference import predict, predict_heads
+from polyfuse.inference import predict
 from polyfuse.members import Member, with_average
 from polyfuse.population import FITTED, Population
 from polyfuse.population_decoding import (
@@ -27,9 +27,11 @@ from polyfuse.population_decoding import (
     positions_of,
 )
 from polyfuse.population_lengths import LengthRun
+from polyfuse.population_views import with_views
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
+from polyfuse.recipes.views import predicting
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.tasks import mean_of, written
 
@@ -118,7 +120,7 @@ class Run:
         row = self.scoreboard.row(fusion or self.scoreboard.best)
         population = with_averages_of(row, self.population)
         index = population.index
-        fusions = {with_average(n, row.get("average")): f for n, f in plan.fusions.items()}
+        fusions = {_called(n, row): f for n, f in plan.fusions.items()}
         known = {**fusions, **plan.soups, **population.fits}
         if row["kind"] != "member" and row["name"] not in known:
             raise RunError(
@@ -132,7 +134,8 @@ class Run:
             chosen = [m for m in population.members if m.index in row["members"]]
             made_by = _factories(chosen, plan, factories or {})
             models = [m.model(make) for m, make in zip(chosen, made_by, strict=True)]
-        heads = [predict_heads(model, split) for model in models]
+        say = predicting(row, population, plan.tta)
+        heads = [say(model, split) for model in models]
         logits = [said.characters for said in heads]
         if row["kind"] == FITTED and is_decoded(population, row["name"]):
             lengths = self._lengths(population, row["name"], length_run, split)
@@ -191,6 +194,12 @@ def with_averages_of(row: Mapping[str, Any], population: Population) -> Populati
         ()
     """
     return population.averaged(row["average"]) if "average" in row else population
+
+
+def _called(fusion: str, row: Mapping[str, Any]) -> str:
+    """Return what a fusion is called whose members are as those of a row."""
+    name = with_average(fusion, row.get("average"))
+    return with_views(name) if "views" in row else name
 
 
 def check_record(root: Path, record: Any) -> None:

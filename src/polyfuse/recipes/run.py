@@ -25,6 +25,7 @@ from polyfuse.fit.base import MAY_CHANGE
 from polyfuse.inference import check_labels, milliseconds_per_image, predict
 from polyfuse.members import with_average
 from polyfuse.population import Population
+from polyfuse.population_views import with_views
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.decoding import decode_run, has_decoding, refuse_undecodable
 from polyfuse.recipes.fits import has_fits, make_fits, refuse_unfit
@@ -32,6 +33,7 @@ from polyfuse.recipes.folder import SCHEMA, Run, check_record, with_averages_of
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
 from polyfuse.recipes.soups import Given, make_soups
+from polyfuse.recipes.views import has_views, make_views, refuse_unfit_views
 from polyfuse.remote import Mirror, Mirrored
 from polyfuse.runners import runner_named
 from polyfuse.runners.base import Runner
@@ -279,6 +281,7 @@ def _train(
     strategy: Strategy = plan.strategy(splits.train)
     refuse_unfit(plan.fits, strategy, splits)
     refuse_undecodable(plan.decoding, plan.fusions, splits)
+    refuse_unfit_views(plan.tta, plan.factories, splits, seed=plan.seed)
     done = Population.open(root).trained_here.members
     size = strategy.size(done)
     watch = _Watch(size, len(done), progress)
@@ -345,12 +348,15 @@ def _compare(
         board = read_scoreboard(population.path)
         averages = [None, *plan.options.averaging]
         names = [with_average(name, a) for a in averages for name in plan.fusions] + [*plan.soups]
+        if plan.tta and not unfinished:
+            names += [with_views(with_average(name, plan.tta.average)) for name in plan.fusions]
         records = [population.path / "fusions" / name / "fusion.json" for name in names]
         shown = {row["name"] for row in board.rows}
         fitted = {name for name, now in population.fits.items() if now}
         made_of = board.document.get("population")
         whole = fitted <= shown and all(record.is_file() for record in records)
         fitted_all = has_fits(population, plan.fits) and has_decoding(population, plan.decoding)
+        fitted_all = fitted_all and has_views(population, plan.tta)
         whole = whole and (bool(unfinished) or fitted_all)
         if whole and made_of == population.fingerprint():
             return board
@@ -358,6 +364,16 @@ def _compare(
     make_soups(Given(own, plan.factory, splits, plan.options), plan.soups, progress)
     fits = () if unfinished else plan.fits
     notes = make_fits(population, fits, seed=plan.seed, progress=progress)
+    if not unfinished:
+        make_views(
+            population,
+            plan.tta,
+            splits,
+            plan.factory_of,
+            seed=plan.seed,
+            cpus=plan.options.threads,
+            progress=progress,
+        )
     notes += decode_run(population, None if unfinished else plan.decoding, seed=plan.seed)
     times = {}
     for i, member in enumerate(own.members):

@@ -123,6 +123,7 @@ class Plan:
     metrics: tuple[str, ...] = ()
     fits: tuple[Fit, ...] = ()
     decoding: Asked | None = None
+    tta: Views | None = None
 
     @property
     def factory(self) -> Callable[[], Any]:
@@ -195,9 +196,9 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
     models = _models(source, trusted)
     _refuse_apart(source, len(models), found["training"])
     options = _fit_options(source, found, _averages(source, trusted))
-    tta = listed_views(source, trusted, options.averaging)
     fusions, soups = _listed(source, trusted)
     fits, decoding = listed_fits(source), listed_decoding(source, trusted)
+    tta = listed_views(source, trusted)
     _refuse_weightless(source, fusions, found["training"])
     for i, name in enumerate(scoreboard.metrics if scoreboard else ()):
         if name not in MORE_METRICS:
@@ -223,6 +224,7 @@ def check(source: Source, *, trusted: Trusted = True) -> Plan:
         metrics=tuple(scoreboard.metrics),
         fits=fits,
         decoding=decoding,
+        tta=tta,
     )
 
 
