@@ -1,7 +1,9 @@
-"""The one door to SciPy: smooth convex problems, free, bounded, or on the simplex."""
+"""The one door to SciPy: smooth convex problems, free, bounded, on the simplex; MATLAB files."""
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +82,38 @@ def gap(gradient: Floats, weights: Floats) -> float:
         1.0
     """
     return float(gradient @ weights - gradient.min())
+
+
+def matlab_arrays(path: Path, names: Sequence[str], *, limit: int) -> dict[str, NDArray[Any]]:
+    """Return arrays of a MATLAB 5 file, by name; nothing else in it is read.
+
+    Args:
+        path: of the file.
+        names: of the arrays; those that are not there are not returned.
+        limit: values of one array; a file that claims more is refused before memory is taken.
+
+    Raises:
+        ValueError: no such file, another version, a damaged one, or too many values.
+
+    Example:
+        >>> matlab_arrays(Path("/no/such.mat"), ["X"], limit=9)
+        Traceback (most recent call last):
+        ValueError: No such file or directory
+    """
+    from scipy.io import loadmat, whosmat
+
+    try:
+        with open(path, "rb") as file:
+            for name, shape, _ in whosmat(file):
+                if name in names and np.prod(shape, dtype=np.float64) > limit:
+                    raise ValueError(f"{name} of shape {shape} is larger than {limit:,} values")
+            file.seek(0)
+            found = loadmat(file, variable_names=list(names))
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except Exception as error:  # SciPy raises many kinds, zlib's among them, on damaged files
+        raise ValueError(str(error) or type(error).__name__) from None
+    return {name: found[name] for name in names if name in found}
 
 
 def _on_face(function: ValueAndGradient, active: NDArray[np.bool_]) -> Floats:

@@ -8,11 +8,16 @@ from polyfuse.data.base import Split, Splits
 from polyfuse.data.diabetes import diabetes
 from polyfuse.data.digits import digits
 from polyfuse.data.images import image_folder
-from polyfuse.data.street_numbers import street_digits
+from polyfuse.data.labelled_images import labelled_images
+from polyfuse.data.street_numbers import mchar, street_digits, svhn_format1, svhn_format2
 from polyfuse.errors import DataError, printable
 
 DATASETS: dict[str, Callable[..., Splits]] = {
     "street_digits": street_digits,
+    "mchar": mchar,
+    "svhn_format1": svhn_format1,
+    "svhn_format2": svhn_format2,
+    "labelled_images": labelled_images,
     "digits": digits,
     "diabetes": diabetes,
     "arrays": read_npz,

@@ -1,23 +1,19 @@
 """Street numbers: images with up to six labels, and a set of them composed of real digits."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from polyfuse.classical import bundled_digits
 from polyfuse.data.base import Labels, Rows, Split, Splits
+from polyfuse.data.street_numbers.base import BLANK, POSITIONS, StreetNumbers
 from polyfuse.errors import DataError
 
-BLANK = 10
-POSITIONS = 6
 HEIGHT, WIDTH = 24, 64
 GROUPS = 10
 # Strings of 1 to 6 characters among the 30,000 training images of the Tianchi "mchar" contest.
@@ -25,45 +21,6 @@ CONTEST_LENGTHS = np.array([4636, 16262, 7813, 1280, 8, 1])
 _SHARES = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
 _BLOCK = 256  # images composed at a time; an image depends on its block's seed only
 _PIECES = POSITIONS + 2  # characters, and a distractor at either edge
-
-
-@dataclass(frozen=True)
-class StreetNumbers:
-    """One split of a street-number data set: images, up to six labels, blanks padded right.
-
-    Attributes:
-        images: `(n, 3, height, width)` uint8.
-        labels: `(n, 6)` int64, 0 to 9 and 10 for "no character"; None where unknown.
-        names: `n` file names, in the order of the submission file.
-        groups: `(n,)` int64, or None; images of one group share source digits.
-
-    Example:
-        >>> one = StreetNumbers(np.zeros((1, 3, 24, 64), np.uint8),
-        ...                     np.array([[4, 2, 10, 10, 10, 10]]), ["000000.png"])
-        >>> one.inputs(np.array([0])).shape
-        torch.Size([1, 3, 24, 64])
-    """
-
-    images: NDArray[np.uint8]
-    labels: Labels | None
-    names: Sequence[str]
-    groups: Rows | None = None
-    blank: int | None = BLANK
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
-
-    def inputs(self, rows: Rows) -> Tensor:
-        """Return images `rows` as `(m, 3, height, width)` float32 from 0 to 1."""
-        return torch.from_numpy(self.images[rows]).float().div_(255)
-
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over images, labels, names and groups."""
-        digest = hashlib.sha256(repr((self.images.shape, list(self.names))).encode())
-        for array in (self.images, self.labels, self.groups):
-            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 def street_digits(
