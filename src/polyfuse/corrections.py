@@ -46,4 +46,4 @@ def write_corrections(population: Population) -> None:
 
 def _written(population: Population, row: str) -> list[str]:
     said = population.said(row, "test")
-    return written(population.task, said, population.index["blank"])
+    return written(population.task, said, population.index["blank"], population.alphabet)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from polyfuse import durable, predictions, records
-from polyfuse.data.base import Split, Splits, task_of, truth_of
+from polyfuse.data.base import Split, Splits, alphabet_of, task_of, truth_of
 from polyfuse.errors import DataError, RunError, printable
+from polyfuse.sequences import DIGITS
 from polyfuse.tasks import CLASSES, TASKS
 
 SCHEMA = 1
@@ -24,12 +25,16 @@ def write_labels(root: Path, splits: Splits) -> None:
 
     Raises:
         RunError: the folder holds labels of other data.
-        DataError: the splits are of several tasks.
+        DataError: the splits are of several tasks, or alphabets.
     """
     tasks = {name: task_of(split) for name, split in splits._asdict().items()}
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} of {task}" for name, task in tasks.items())
         raise DataError(f"the splits are of several tasks: {told}; give all the same task")
+    alphabets = {alphabet_of(split) for split in splits}
+    if len(alphabets) > 1:
+        told = ", ".join(sorted(f"'{printable(each)}'" for each in alphabets))
+        raise DataError(f"the splits have several alphabets: {told}; give all the same")
     prints = {name: split.fingerprint() for name, split in splits._asdict().items()}
     fingerprint = hashlib.sha256(repr(prints).encode()).hexdigest()
     folder = root / "labels"
@@ -48,6 +53,7 @@ def write_labels(root: Path, splits: Splits) -> None:
             "fingerprint": fingerprint,
             "task": tasks["train"],
             "blank": splits.train.blank,
+            "alphabet": alphabet_of(splits.train),
             "inputs": list(splits.train.inputs(np.array([0])).shape[1:]),
             "splits": {name: {"rows": len(split)} for name, split in splits._asdict().items()},
             "files": records.digests(fresh),
@@ -94,6 +100,7 @@ def _is_index(record: Any) -> bool:
         isinstance(record.get("fingerprint"), str)
         and record.get("task", CLASSES) in TASKS
         and isinstance(record.get("blank"), int | None)
+        and isinstance(record.get("alphabet", DIGITS), str)
         and records.are_files(record.get("files"))
         and isinstance(splits, dict)
         and all(isinstance(splits.get(name), dict) for name in Splits._fields)

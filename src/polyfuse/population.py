@@ -32,6 +32,7 @@ from polyfuse.members import (
     open_member,
     write_arrays,
 )
+from polyfuse.sequences import DIGITS
 from polyfuse.tasks import CLASSES, kept, mean_said, meant
 
 FITTED = "fitted"  # the kind of a fusion that was fitted on held-out rows
@@ -120,6 +121,11 @@ class Population:
     def task(self) -> str:
         """What the labels are: classes, "multilabel" zeros and ones, or numbers of a regression."""
         return str(self.index.get("task", CLASSES))  # older folders do not say it
+
+    @property
+    def alphabet(self) -> str:
+        """The characters that classes of strings stand for."""
+        return str(self.index.get("alphabet", DIGITS))  # older folders do not say it
 
     def rows(self, split: str) -> int:
         """Return how many rows a split has."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polyfuse.combine import BOOSTED_COMBINERS, CLASS_COMBINERS, mean_value, mixture_moments
 from polyfuse.errors import DataError, did_you_mean, printable
-from polyfuse.sequences import SEQUENCE_COMBINERS, strings
+from polyfuse.sequences import DIGITS, SEQUENCE_COMBINERS, strings
 
 Array = NDArray[Any]
 Fusion = Callable[..., Any]
@@ -247,13 +247,14 @@ def kept(task: str, answer: Array) -> tuple[str, Array]:
     return space, np.log(np.maximum(answer, np.finfo(np.float32).tiny))
 
 
-def written(task: str, prediction: Array, blank: int | None) -> list[str]:
+def written(task: str, prediction: Array, blank: int | None, alphabet: str = DIGITS) -> list[str]:
     """Return predictions as text, one a row.
 
     Args:
         task: of the run.
         prediction: `(row, ...)` probabilities, decided classes or labels, or numbers.
         blank: the class that means "no character"; None outside character strings.
+        alphabet: what the other classes are written as.
 
     Returns:
         The string that was read, where there is a blank class; else the number of the class; the
@@ -267,7 +268,7 @@ def written(task: str, prediction: Array, blank: int | None) -> list[str]:
         ['0 2']
     """
     if blank is not None:
-        return strings(prediction, blank=blank)
+        return strings(prediction, blank=blank, alphabet=alphabet)
     decided = prediction.dtype.kind in "iu"
     if task == "multilabel":
         rows = prediction == 1 if decided else prediction > 0.5

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyfuse.sequences import DIGITS as DIGITS
 from polyfuse.tasks import CLASSES, rules_of
 
-DIGITS = "0123456789"
 Rows = NDArray[np.int64]
 Labels = NDArray[Any]
 

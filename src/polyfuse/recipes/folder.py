@@ -147,7 +147,7 @@ class Run:
             if row["kind"] == "fusion":
                 combiner, _ = boosted(row["name"], fusions[row["name"]], chosen)
             said = np.asarray(combiner(np.stack(logits)))
-        answers = written(population.task, said, index["blank"])
+        answers = written(population.task, said, index["blank"], population.alphabet)
         return list(zip(split.names, answers, strict=True))
 
     def _lengths(

@@ -162,7 +162,7 @@ def write_submission(population: Population, board: Scoreboard) -> None:
         read = mean_of(task, member.predictions("test")[None])
     else:
         read = population.said(row["name"], "test")
-    answers = written(task, read, population.index["blank"])
+    answers = written(task, read, population.index["blank"], population.alphabet)
     lines = zip(population.names("test"), answers, strict=True)
     text = tables.comma_separated(list(rules_of(task).titles), list(lines))
     durable.write_bytes(population.path / "submission.csv", text.encode())
