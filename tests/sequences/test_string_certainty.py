@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import special
+from scipy import special, stats
 
 from polyfuse.errors import DataError
 from polyfuse.metrics import aurc
@@ -20,6 +20,7 @@ from polyfuse.sequences import (
     risk_coverage,
     threshold_for,
 )
+from polyfuse.sequences.certainty import _luck
 
 few = settings(max_examples=30)
 seeds = st.integers(0, 2**32 - 1)
@@ -134,6 +135,41 @@ def test_the_threshold_is_the_lowest_that_is_safe(drawn, risk):
             assert (~right)[sure >= lower].mean() > risk
 
 
+@given(st.integers(0, 40), st.integers(0, 40), st.floats(0, 1, exclude_max=True))
+@few
+def test_luck_is_the_binomial_distribution(wrong, more, risk):
+    expected = stats.binom.cdf(wrong, wrong + more, risk)
+    assert _luck(wrong, wrong + more, risk) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def drawn_rows(rng, rows=300):
+    """Return confidences, and whether it is right; each is right as often as it says."""
+    sure = rng.uniform(0.4, 1, rows)
+    return sure, rng.random(rows) < sure
+
+
+def test_a_controlled_threshold_keeps_its_promise_where_the_lowest_safe_one_does_not():
+    rng, fresh = np.random.default_rng(0), drawn_rows(np.random.default_rng(1), 50_000)
+    broken = {None: 0, 0.1: 0}
+    for _ in range(60):
+        sure, right = drawn_rows(rng)
+        for doubt in broken:
+            threshold = threshold_for(sure, right, risk=0.15, doubt=doubt)
+            answered = ~abstain(fresh[0], threshold)
+            broken[doubt] += answered.any() and (~fresh[1])[answered].mean() > 0.15
+    assert broken[0.1] <= 6
+    assert broken[None] > 20
+
+
+def test_control_needs_rows_enough():
+    sure = np.linspace(0.5, 1, 500)
+    right = np.ones(500, bool)
+    assert threshold_for(sure, right, risk=0.05, doubt=0.05) == 0.5
+    assert threshold_for(sure[:5], right[:5], risk=0.05, doubt=0.05) == np.inf
+    assert threshold_for(sure, ~right, risk=1.0, doubt=0.05) == 0.5
+    assert threshold_for(sure, right, risk=0.0, doubt=0.05) == np.inf
+
+
 def test_abstaining_leaves_out_the_unsure_and_the_unknown():
     assert abstain([0.9, 0.5, np.nan], 0.5).tolist() == [False, False, True]
     assert abstain([0.9], np.inf).tolist() == [True]
@@ -148,6 +184,7 @@ def test_abstaining_leaves_out_the_unsure_and_the_unknown():
         (lambda: risk_coverage([np.nan], [True]), "hold NaN"),
         (lambda: threshold_for([0.5], [True], risk=1.5), "risk=1.5 is no share"),
         (lambda: threshold_for([0.5], [True], risk=np.nan), "risk=nan is no share"),
+        (lambda: threshold_for([0.5], [True], risk=0.1, doubt=0), "doubt=0 is no probability"),
         (lambda: confidence(np.zeros((1, 2, 3)), [[0, 0]], blank=2), "no log-probabilities"),
         (lambda: confidence(some(0)[0], [[0, 0, 0]], blank=2), "expected \\(3, 3\\)"),
         (lambda: joint_confidence(some(0)[0], [[0, 9, 0]] * 3, blank=2), "do not fit 4 classes"),

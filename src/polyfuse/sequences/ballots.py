@@ -100,7 +100,8 @@ def _of_one(
     logs: Tensor, member: Tensor, blank: int
 ) -> tuple[Labels, Floats, NDArray[np.bool_], bool]:
     """Return a member's strings, how sure it is, where it has a say, and whether it is broken."""
-    own, says = array_of(logs), ~array_of(member.isnan()).all((-1, -2))
+    own = array_of(logs)
+    says = np.asarray(~array_of(member.isnan().flatten(1).all(1)))
     broken = bool((np.isnan(own).any((-1, -2)) & says).any())
     own = np.where(says[:, None, None], own, 0.0)
     read = decode(own, blank=blank)

@@ -1,5 +1,6 @@
 """How sure a string is, and what leaving unsure ones unanswered buys."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,27 +123,38 @@ def risk_coverage(confidence: Any, right: Any) -> RiskCoverage:
     return RiskCoverage(falling[ends], answered / len(sure), wrong / answered)
 
 
-def threshold_for(confidence: Any, right: Any, *, risk: float) -> float:
-    """Return the lowest confidence at which the answered strings are wrong at most this often.
+def threshold_for(confidence: Any, right: Any, *, risk: float, doubt: float | None = None) -> float:
+    """Return a confidence at and above which answered strings are wrong at most this often.
+
+    The lowest that is so on these rows promises too much for others: it was chosen by their luck.
+    With `doubt` it is chosen by guaranteed risk control (Geifman and El-Yaniv 2017, algorithm 1):
+    binary search, each step a binomial test with its share of the doubt.
 
     Args:
         confidence: `(sample,)`, of rows that no member trained on.
         right: `(sample,)` booleans.
         risk: the largest share of wrong answers, from 0 to 1.
+        doubt: the probability with which new rows of the same kind may exceed the risk.
 
     Returns:
         The threshold for `abstain`; infinity where no threshold is that safe.
 
     Raises:
-        DataError: shapes that do not fit, or a risk outside 0 to 1.
+        DataError: shapes that do not fit, a risk outside 0 to 1, or a doubt that is none.
 
     Example:
         >>> threshold_for([0.9, 0.5, 0.7], [True, False, True], risk=0.1)
         0.7
+        >>> threshold_for([0.9, 0.5, 0.7], [True, False, True], risk=0.1, doubt=0.05)
+        inf
     """
     if not 0 <= risk <= 1:
         raise DataError(f"risk={risk} is no share; give a number from 0 to 1")
+    if doubt is not None and not 0 < doubt < 1:
+        raise DataError(f"doubt={doubt} is no probability between 0 and 1; 0.05 is customary")
     curve = risk_coverage(confidence, right)
+    if doubt is not None and risk < 1:
+        return _controlled(curve, len(array_of(right)), risk, doubt)
     safe = np.flatnonzero(curve.risk <= risk)
     return float(curve.threshold[safe[-1]]) if len(safe) else np.inf
 
@@ -162,6 +174,34 @@ def abstain(confidence: Any, threshold: float) -> NDArray[np.bool_]:
         [False, True]
     """
     return np.asarray(~(array_of(confidence) >= threshold))
+
+
+def _controlled(curve: RiskCoverage, samples: int, risk: float, doubt: float) -> float:
+    """Return the lowest threshold that binary search finds safe beyond this doubt."""
+    steps = max(1, math.ceil(math.log2(len(curve.risk) + 1)))
+    low, high, found = 0, len(curve.risk), np.inf
+    while low < high:
+        middle = (low + high) // 2
+        answered = round(curve.coverage[middle] * samples)
+        wrong = round(curve.risk[middle] * answered)
+        if _luck(wrong, answered, risk) <= doubt / steps:
+            low, found = middle + 1, float(curve.threshold[middle])
+        else:
+            high = middle
+    return found
+
+
+def _luck(wrong: int, answered: int, risk: float) -> float:
+    """Return the probability of so few wrong answers, were each wrong with this probability."""
+    if risk == 0:
+        return 1.0
+    ways = [
+        math.lgamma(answered + 1) - math.lgamma(k + 1) - math.lgamma(answered - k + 1)
+        for k in range(wrong + 1)
+    ]
+    odds = math.log(risk) - math.log1p(-risk)
+    terms = np.array(ways) + np.arange(wrong + 1) * odds + answered * math.log1p(-risk)
+    return float(np.exp(np.logaddexp.reduce(terms)))
 
 
 def _pair(confidence: Any, right: Any) -> tuple[Floats, NDArray[np.bool_]]:
