@@ -72,6 +72,7 @@ def arguments(words, tiny):
         "recipes ls": [],
         "recipes cp": ["street_numbers"],
         "recipes check": [tiny / "tiny.yaml"],
+        "data stats": [tiny / "tiny.yaml", "-o", "picture.svg"],
         "data check": [tiny / "RUN" / "submission.csv", "--sample", tiny / "RUN/submission.csv"],
     }[" ".join(words)]
 
@@ -80,7 +81,7 @@ def test_the_verbs_are_those_of_the_issue():
     assert set(NAMES) == {
         *("demo", "run", "report", "predict", "env", "combine", "add"),
         *("average", "merge", "inspect", "verify"),
-        *("recipes ls", "recipes cp", "recipes check", "data check"),
+        *("recipes ls", "recipes cp", "recipes check", "data check", "data stats"),
     }
 
 
@@ -122,10 +123,11 @@ FAILING = {
     "verify": ["no_such.pt"],
     "recipes cp": ["no_such_recipe"],
     "recipes check": ["no_such_recipe"],
+    "data stats": ["no_such.json"],
     "data check": ["no_such.csv", "--sample", "nor_this.csv"],
 }
 KINDS = {"report": "RunError", "predict": "RunError", "add": "RunError", "combine": "DataError"}
-KINDS |= {"data check": "DataError"}
+KINDS |= {"data check": "DataError", "data stats": "DataError"}
 KINDS |= dict.fromkeys(("average", "merge", "inspect", "verify"), "CheckpointError")
 
 

@@ -212,7 +212,12 @@ def combine(
         files = files_of(predictions)
         combine_strings(files, out, votes, others, changes=changes, as_json=as_json)
         return
-    only = {"--weights": weights, "--sample": sample, "--accept": accept, "--changes": changes}
+    only: dict[str, Any] = {
+        "--weights": weights,
+        "--sample": sample,
+        "--accept": accept,
+        "--changes": changes,
+    }
     only |= {"--alphabet": alphabet != DIGITS, "--longest": longest != LONGEST}
     only |= {"--broken": broken != "error"}
     _refuse_given(only, "it goes with --kind strings")

@@ -28,7 +28,13 @@ FORMATS = ("table", "csv", "markdown", "json")
 recipes_app = add_group("recipes", "Recipes: list the shipped ones, copy one, check one.")
 
 
-def _complete_recipe(incomplete: str) -> list[str]:
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes whose names begin so.
+
+    Example:
+        >>> complete_recipe("street_n")[0]
+        'street_numbers'
+    """
     from polyfuse.recipes.shipped import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
@@ -36,7 +42,7 @@ def _complete_recipe(incomplete: str) -> list[str]:
 
 Recipe = Annotated[
     str,
-    Argument(help="A recipe file, or a shipped recipe.", autocompletion=_complete_recipe),
+    Argument(help="A recipe file, or a shipped recipe.", autocompletion=complete_recipe),
 ]
 RunFolder = Annotated[Path, Argument(help="A RUN folder.", metavar="RUN")]
 Out = Annotated[

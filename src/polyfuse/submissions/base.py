@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from polyfuse.errors import DataError, printable
+from polyfuse.sequences import DIGITS as DIGITS
 
-DIGITS = "0123456789"
 SHOWN = 3  # examples that a fault names
 _LISTED = 20  # faults of one file that a message lists
 

@@ -98,7 +98,7 @@ def combine_submissions(
         >>> done.submission.answers, [(one.before, one.after) for one in done.changes]
         (['001', '42'], [('007', '001')])
     """
-    one_of("method", method, VOTES)
+    one_of("method", method, tuple(VOTES))
     one_of("broken", broken, ("error", "leave_out"))
     names = _names(paths)
     shares = _weights(weights, names)
