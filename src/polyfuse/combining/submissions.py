@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from polyfuse import tables
-from polyfuse.sequences import strings
+from polyfuse.sequences import DIGITS, decode, strings
 
 Array = NDArray[Any]
 
@@ -57,9 +57,22 @@ def _heads(
     decided: Array, columns: Sequence[str], classes: Sequence[str] | None, blank: int | None
 ) -> Cells:
     if blank is not None:
-        return [_only(columns, "label")], [[text] for text in strings(decided, blank=blank)]
+        return [_only(columns, "label")], [[text] for text in _texts(decided, classes, blank)]
     titles = [f"position_{number}" for number in range(decided.shape[1])]
     return titles, [[_called(one, classes) for one in row] for row in decided.tolist()]
+
+
+def _texts(decided: Array, classes: Sequence[str] | None, blank: int) -> list[str]:
+    """Return strings in the characters that the classes are called, or in digits.
+
+    Where neither fits, they are numbers with a space between them: 11 is not 1 and 1.
+    """
+    read = decode(decided, blank=blank)
+    names = [name for number, name in enumerate(classes or DIGITS) if number != blank]
+    names.insert(blank, "\0")  # never written: the blank has no character
+    if len(names) <= read.max() or any(len(n) != 1 for n in names) or len(set(names)) < len(names):
+        return [" ".join(str(one) for one in row if one != blank) for row in read.tolist()]
+    return strings(read, blank=blank, alphabet="".join(names))
 
 
 def _decided(prediction: Array, columns: Sequence[str], classes: Sequence[str] | None) -> Cells:
