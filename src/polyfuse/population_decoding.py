@@ -29,12 +29,16 @@ from polyfuse.inference import Heads
 from polyfuse.members import with_average
 from polyfuse.population import FITTED, Population, write_fusion
 from polyfuse.population_lengths import HEAD, MODEL, Floats, LengthRun, logarithm, pooled
-from polyfuse.population_views import lengths_with_views, stack_with_views
+from polyfuse.population_views import (
+    chosen_views,
+    lengths_with_views,
+    stack_with_views,
+    with_views,
+)
 from polyfuse.sequences import DIGITS, decode, encode, length_prior, position_prior
 from polyfuse.tasks import CLASSES, mean_of
 
 MEAN = "mean_probability"
-VIEWS = "tta"
 LARGEST = 1 << 24  # bytes of a lexicon
 SPLITS = ("val", "test")
 
@@ -56,7 +60,7 @@ class Asked(NamedTuple):
     def above(self) -> list[str]:
         """The rows that the first step stands on, the last one directly."""
         names = [MEAN, *([with_average(MEAN, self.average)] if self.average else [])]
-        return [*names, f"{names[-1]}, {VIEWS}"] if self.tta else names
+        return [*names, with_views(names[-1])] if self.tta else names
 
     @property
     def rows(self) -> list[str]:
@@ -128,13 +132,14 @@ def make_decoding(population: Population, asked: Asked, *, seed: int = 0) -> Non
     )
     test = decoder.predict(said["test"].heads[None], inputs=inputs["test"])
     prints = {name: run.population.fingerprint() for name, run in runs.items()}
+    chosen = chosen_views(population) if asked.tta else None
+    views = {"views": len(chosen.kept)} if chosen else {}
     for place, name in enumerate(asked.rows):
         answers = {"val": found.strings[:, place], "test": test[:, place]}
         facts = {
             "place": place,
             "above": asked.above,
             "strength": decoder.strengths[place],
-            "tta": asked.tta,
             "runs": prints,
         }
         write_fusion(
@@ -143,7 +148,7 @@ def make_decoding(population: Population, asked: Asked, *, seed: int = 0) -> Non
             [member.index for member in speakers(population, asked.average, tta=asked.tta).members],
             answers,
             fit=document_of(decoder, place + 1),
-            facts={"kind": FITTED, "average": asked.average, "decoding": facts},
+            facts={"kind": FITTED, "average": asked.average, **views, "decoding": facts},
         )
 
 

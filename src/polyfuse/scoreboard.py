@@ -215,7 +215,7 @@ def _steps(told: Sequence[Mapping[str, Any]], splits: Sequence[str], metric: str
     columns = ["", "strength", *(f"gain, {split}" for split in splits), "changed"]
     rows = [
         [
-            step["name"],
+            _rung(step["name"], step["before"]),
             "-" if step["strength"] is None else f"{step['strength']:g}",
             *(spread(step[split], metric, signed=True) for split in splits),
             f"{step[splits[-1]]['changed']:,}",
@@ -225,6 +225,12 @@ def _steps(told: Sequence[Mapping[str, Any]], splits: Sequence[str], metric: str
     bold = frozenset(i for i, step in enumerate(told) if step[splits[-1]]["better"])
     title = f"What each step bought, over the one before ({_SHORT.get(metric, metric)})"
     return tables.Table(title, columns, rows, bold)
+
+
+def _rung(name: str, before: str) -> str:
+    """Return what a step adds to the row before; its name where that row is no part of it."""
+    added = name.removeprefix(f"{before}, ")
+    return name if added == name else f"+ {added}"
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 A step changes how pooled heads are read: by their lengths, by what is frequent, by a lexicon. Its
 strength is chosen on labelled rows out of a few, the first of which is 0 and changes nothing.
 Another one is taken only where the strings that it sets right outnumber those that it spoils by
-more than one standard deviation of fair coins, so that noise gets 0; among equals the weakest. A
+more than two standard deviations of fair coins, so that noise gets 0; among equals the weakest. A
 rule of the user's (forbidden patterns) is kept unless it spoils more than it sets right.
 """
 

@@ -71,6 +71,10 @@ class Reading:
         shape = (len(self.heads), self.heads.shape[1] + 1)
         return replace(self, lengths=np.broadcast_to(lengths + evidence, shape))
 
+    def jointly(self) -> "Reading":
+        """Return the same with the length decided jointly, by the heads alone if by nothing yet."""
+        return self.hearing(np.zeros(1))
+
     def _free(self) -> Labels:
         if self.lengths is None:
             return decode(self.heads, blank=self.blank)
@@ -91,6 +95,10 @@ class Step(Protocol):
     @property
     def rule(self) -> bool:
         """Whether it is the user's word, kept unless it does harm."""
+        ...
+
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the readings that it must be better than: without it, and perhaps more."""
         ...
 
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:

@@ -146,18 +146,24 @@ def fit_decoder(
 def _chosen(step: Step, reading: Reading, evidence: Evidence, truth: Labels) -> float:
     """Return a step's strength: of those that set most strings right, the weakest.
 
-    Noise sets some right and spoils others, by the fall of coins: a strength is not taken before
-    it gains more than one standard deviation of these.
+    Noise sets some right and spoils others, by the fall of coins, of which n differ from heads by
+    the square root of n as a rule: a strength is not taken before it gains twice as much.
     """
-    before = _right(reading, truth)
+    rivals = [_right(rival, truth) for rival in step.rivals(reading)]
     best, gain = 0.0, -1 if step.rule else 0
     for strength in step.grid[1:]:
         after = _right(step.apply(reading, strength, evidence), truth)
-        won, lost = int((after & ~before).sum()), int((before & ~after).sum())
-        told = step.rule or (won - lost) ** 2 > won + lost
-        if told and won - lost > gain:
-            best, gain = strength, won - lost
+        gains = [_gain(before, after, told=step.rule) for before in rivals]
+        if min(gains) > gain:
+            best, gain = strength, min(gains)
     return best
+
+
+def _gain(before: NDArray[np.bool_], after: NDArray[np.bool_], *, told: bool) -> int:
+    """Return how many strings more are right; no more than 0 where that may be by chance."""
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    sure = told or (won - lost) ** 2 > 4 * (won + lost)
+    return won - lost if sure else min(won - lost, 0)
 
 
 def _right(reading: Reading, truth: Labels) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from polyfuse.sequences import DIGITS, STRENGTHS, apply_prior
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 FAVOURS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 1000.0)  # nats; with the last one nothing else is left
 SWITCH = (0.0, 1.0)
+JOINT = "joint_length"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Lengths:
     def grid(self) -> tuple[float, ...]:
         """Weights of the length against the characters; of the heads alone there is none."""
         return SWITCH if self.source is None else WEIGHTS
+
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the reading without it; of another run, also joint decoding by the heads alone."""
+        return [reading] if self.name == JOINT else [reading, reading.jointly()]
 
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:
         """Return the reading that hears what is known of the length, too."""
@@ -62,6 +67,10 @@ class PositionPrior:
     grid: tuple[float, ...] = STRENGTHS
     rule: bool = False
 
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the reading without it."""
+        return [reading]
+
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:
         """Return the reading whose heads know the prior."""
         return replace(reading, heads=apply_prior(reading.heads, self.log_prior, strength))
@@ -88,6 +97,10 @@ class LengthPrior:
     grid: tuple[float, ...] = STRENGTHS
     rule: bool = False
 
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the reading without it, and joint decoding: that gain is not the prior's."""
+        return [reading, reading.jointly()]
+
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:
         """Return the reading that hears the prior, too."""
         return reading.hearing(strength * self.log_prior)
@@ -113,6 +126,10 @@ class Lexicon:
     name: str = "lexicon"
     grid: tuple[float, ...] = FAVOURS
     rule: bool = False
+
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the reading without it."""
+        return [reading]
 
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:
         """Return the reading that favours these words."""
@@ -141,6 +158,10 @@ class Forbid:
     name: str = "forbid"
     grid: tuple[float, ...] = SWITCH
     rule: bool = True
+
+    def rivals(self, reading: Reading) -> list[Reading]:
+        """Return the reading without it."""
+        return [reading]
 
     def apply(self, reading: Reading, strength: float, evidence: Evidence) -> Reading:
         """Return the reading without such strings."""

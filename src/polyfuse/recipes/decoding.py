@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from polyfuse import durable
 from polyfuse.data.base import Split, Splits, alphabet_of
@@ -10,12 +10,11 @@ from polyfuse.errors import PolyfuseError, RecipeError, printable
 from polyfuse.population import Population
 from polyfuse.population_decoding import LARGEST, MEAN, Asked, make_decoding, read_lexicon
 from polyfuse.population_lengths import LengthRun
-from polyfuse.recipes.components import Strict, Trusted, limits, schema_of, validated
+from polyfuse.recipes.components import Strict, Trusted, schema_of, validated
 from polyfuse.recipes.source import Path_, Source, unknown
 from polyfuse.sequences import matches
 
 _PATH: Path_ = ("decoding",)
-_Smoothing = Annotated[float, limits(gt=0)]
 
 
 class _Decoding(Strict):
@@ -32,11 +31,11 @@ def length_model(*, run: str) -> None:
     """Decide the length together with the characters, by the members of another run."""
 
 
-def position_prior(*, smoothing: _Smoothing = 1.0) -> None:
+def position_prior(*, smoothing: float = 1.0) -> None:
     """Know what is frequent at each position among the training labels."""
 
 
-def length_prior(*, smoothing: _Smoothing = 1.0) -> None:
+def length_prior(*, smoothing: float = 1.0) -> None:
     """Know how frequent each length is among the training labels."""
 
 
@@ -44,7 +43,7 @@ def lexicon(*, path: str) -> None:
     """Favour the strings of a file, one a line."""
 
 
-def forbid(*, patterns: Annotated[list[str], limits(min_length=1)]) -> None:
+def forbid(*, patterns: list[str]) -> None:
     """Read no string that matches a pattern: `0?*` is a leading zero."""
 
 
@@ -178,7 +177,12 @@ def _list(
 def _look(
     source: Source, path: Path_, name: str, options: Mapping[str, Any], trusted: Trusted
 ) -> None:
-    """Look at patterns, and at the files that a recipe of the user's own names."""
+    """Look at numbers and patterns, and at the files that a recipe of the user's own names."""
+    if not options.get("smoothing", 1.0) > 0:
+        fact = f"must be above 0, so that nothing is impossible; got {options['smoothing']}"
+        source.blame((*path, "smoothing"), fact)
+    if options.get("patterns") == []:
+        source.blame((*path, "patterns"), "is empty; name one: 0?* is a leading zero")
     try:
         if name == "forbid":
             matches([""], options["patterns"])
