@@ -72,6 +72,22 @@ class ImageFiles:
     root: Path
     tars: dict[str, Tar] = field(default_factory=dict)
 
+    def places(self, names: Mapping[str, str]) -> dict[str, str]:
+        """Return where the images of each split are, by the names of the folders.
+
+        Raises:
+            DataError: all places that are not there, or are there twice.
+        """
+        found, faults = {}, []
+        for split, name in names.items():
+            try:
+                found[split] = self.place(name)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise DataError("\n".join(faults))
+        return found
+
     def place(self, name: str) -> str:
         """Return where images are: the folder of this name, or the tar, `name.tar`.
 
@@ -135,8 +151,10 @@ def name_fault(name: str) -> str | None:
         >>> name_fault("000000.png"), name_fault("../000000.png")
         (None, 'leaves its folder: a name has no slash')
     """
-    if not name or len(name) > _LONGEST or "\0" in name:
+    if not name or len(name) > _LONGEST:
         return f"is no name of 1 to {_LONGEST} characters"
+    if not name.isprintable():
+        return "has characters that cannot be shown"
     if set(name) & set("/\\") or name in (".", ".."):
         return "leaves its folder: a name has no slash"
     if not _is_image(name):

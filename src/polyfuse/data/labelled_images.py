@@ -70,8 +70,8 @@ def labelled_images(
         Traceback (most recent call last):
         polyfuse.errors.DataError: there is no '/no/such/folder/labels.csv' and no folder ...
     """
-    shown = look(size, "whole", 0.0, workers, cache)
-    _check_alphabet(alphabet, longest)
+    shown = look(size, "whole", 0.0, workers, cache, longest)
+    _check_alphabet(alphabet)
     source, faults = ImageFiles(Path(root)), Faults(Path(root), exclude, report)
     given = {part: _listed(source, part, alphabet, longest, faults) for part in _parts(source.root)}
     counts = {"train": train, "val": val, "test": test}
@@ -128,12 +128,10 @@ def _code_fault(code: str, number: dict[str, int], longest: int) -> tuple[str, s
     return ("character", f"not in the alphabet: {' '.join(odd)}") if odd else None
 
 
-def _check_alphabet(alphabet: str, longest: int) -> None:
+def _check_alphabet(alphabet: str) -> None:
     twice = sorted(c for c, count in Counter(alphabet).items() if count > 1)
     faults = [f"alphabet: '{printable(c)}' is in it twice; keep one" for c in twice]
     if not alphabet.isprintable() or not alphabet or len(alphabet) > 10_000:
         faults.append("alphabet: give 1 to 10,000 characters that can be shown")
-    if not 1 <= longest <= 1000:
-        faults.append(f"longest={longest}; give 1 to 1,000 characters")
     if faults:
         raise DataError("\n".join(faults))

@@ -15,6 +15,8 @@ CROPS = ("union", "whole")
 MARGIN = 0.15  # Goodfellow et al. 2013, section 5: the box around all digits grows by 30 %
 CACHE = 256  # megabytes
 _LARGEST = 4096  # pixels of a side
+_LONGEST = 64  # characters
+_MEGABYTE = 1_000_000
 Boxes = NDArray[np.float32]
 
 
@@ -42,6 +44,7 @@ def look(
     margin: float = MARGIN,
     workers: int | None = None,
     cache: int = CACHE,
+    longest: int = 6,
 ) -> Look:
     """Return how images are shown, checked.
 
@@ -51,6 +54,7 @@ def look(
         margin: share of the box around all boxes by which it grows on each side.
         workers: threads that decode; None is as many as there are cores, at most 8.
         cache: megabytes (1,000,000 bytes) of decoded images that each process keeps.
+        longest: characters of a string at most, which is checked here with the rest.
 
     Raises:
         DataError: options that cannot be, all at once.
@@ -72,10 +76,12 @@ def look(
         faults.append(f"workers={workers}; give 1 or more threads")
     if cache < 0:
         faults.append(f"cache={cache}; give megabytes from 0")
+    if not 1 <= longest <= _LONGEST:
+        faults.append(f"longest={longest}; give 1 to {_LONGEST} characters")
     if faults:
         raise DataError("\n".join(faults))
     threads = workers or min(8, os.cpu_count() or 1)
-    return Look((size[0], size[1]), crop, margin, threads, cache * 1_000_000)
+    return Look((size[0], size[1]), crop, margin, threads, cache * _MEGABYTE)
 
 
 def outside(boxes: Boxes, width: int, height: int) -> list[str]:

@@ -79,17 +79,16 @@ def mchar(
         Traceback (most recent call last):
         polyfuse.errors.DataError: cannot read '/no/such/folder/mchar_train.json': No such file ...
     """
-    shown = look(size, crop, margin, workers, cache)
+    shown = look(size, crop, margin, workers, cache, longest)
     crops = {} if val_crop is None else {"val": look(size, val_crop).crop}
     source, faults = ImageFiles(Path(root)), Faults(Path(root), exclude, report)
-    splits = {}
-    for name in ("train", "val"):
-        entries = read_entries(source.root / f"mchar_{name}.json")
-        splits[name] = listed_digits(
-            source, source.place(f"mchar_{name}"), entries, longest, faults
-        )
-    place = source.place(test)
-    splits["test"] = _test(source, place, sample, faults)
+    entries = {name: read_entries(source.root / f"mchar_{name}.json") for name in ("train", "val")}
+    places = source.places({"train": "mchar_train", "val": "mchar_val", "test": test})
+    splits = {
+        name: listed_digits(source, places[name], those, longest, faults)
+        for name, those in entries.items()
+    }
+    splits["test"] = _test(source, places["test"], sample, faults)
     return opened(source, splits, shown, faults, crops=crops, notify=notify)
 
 

@@ -81,7 +81,7 @@ def svhn_format1(
         Traceback (most recent call last):
         polyfuse.errors.DataError: there is no file '/no/such/folder/train/digitStruct.mat'
     """
-    shown = look(size, crop, margin, workers, cache)
+    shown = look(size, crop, margin, workers, cache, longest)
     source, faults = ImageFiles(Path(root)), Faults(Path(root), exclude, report)
 
     def listed(part: str) -> Listed:
