@@ -71,13 +71,13 @@ def choice_for(population: Population, choose: str, combiner: Combiner | None) -
     """
     task, blank = population.task, population.index["blank"]
     refuse_task(task)
-    loss = "rmse" if task == "regression" else "nll"
+    loss = "rmse" if task == "regression" else "calibrated_nll"
     name, metric = next(iter(metrics_for(blank, task).items()))
     return ViewChoice(
         choose=choose,
         loss=loss,
         combiner=combiner,
-        metric=None if name == loss else metric,
+        metric=None if name in ("rmse", "nll") else metric,  # the loss says as much
         higher_is_better=name not in LOWER_IS_BETTER,
         members=combiner is not None,  # the mean over members may be taken before that over views
     )
@@ -117,9 +117,9 @@ def for_choice(store: ViewStore, views: Sequence[str], choice: ViewChoice) -> Ar
     )
     if choice.members:
         return np.stack([np.stack(said, 1) for said in each])
-    task = "regression" if choice.loss == "rmse" else "classification"
+    task = "regression" if choice.of_numbers else "classification"
     means = np.stack([mean_said(task, meant(task, np.stack(said))) for said in each])
-    return np.log(np.maximum(means, _TINY)) if choice.loss == "nll" else means
+    return means if choice.of_numbers else np.log(np.maximum(means, _TINY))
 
 
 def merged_member(

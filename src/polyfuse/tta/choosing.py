@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from polyfuse.calibration import Temperature
 from polyfuse.errors import DataError
 from polyfuse.fitting import Floats, array_of, stacked
 from polyfuse.leaks import refuse_trained
@@ -23,8 +24,11 @@ from polyfuse.tta.merging import merge_views
 
 CHOICES = ("greedy", "weights", "class_weights", "all")
 LEARNED = ("weights", "class_weights")
-LOSSES: Mapping[str, Callable[..., Any]] = {"nll": nll, "rmse": rmse}
-_MEANS = {"nll": "mean_probability", "rmse": "mean_value"}
+LOSSES = {  # by name, what a report calls it
+    "calibrated_nll": "calibrated NLL",
+    "nll": "NLL",
+    "rmse": "RMSE",
+}
 _REFUSED = -1e300  # the score of views with which the metric is worse than with the first alone
 Array = NDArray[Any]
 
@@ -33,7 +37,7 @@ class Figures(NamedTuple):
     """How good answers are on the held-out rows.
 
     Attributes:
-        loss: NLL, summed over heads; of numbers the RMSE.
+        loss: NLL, summed over heads, by default at its best temperature; of numbers the RMSE.
         score: by the metric; None where there is none.
     """
 
@@ -66,7 +70,10 @@ class ViewChoice(Parameters):
             keeps each that makes the loss of the merged answer less and its score by `metric` no
             worse than that of the first view alone; "weights" are the best on the simplex by NLL;
             "class_weights" likewise, a set for each class; "all" keeps all in equal parts.
-        loss: "nll" of classes, "rmse" of numbers.
+        loss: by which views are judged: "calibrated_nll", the NLL at its best temperature, since a
+            mean of views is less sure of everything, and that is not what makes it worse (Ashukha
+            et al. 2020); "nll" as it is; "rmse" of numbers. Weights are learned by the NLL as it
+            is, or by the squared error.
         combiner: merges views, `(view, ...)` outputs to answers; see `polyfuse.combine`. The mean
             of probabilities, or of numbers, where None; learned weights are always of that mean.
         metric: a function of (answers, labels) that must not get worse: a number, or an object
@@ -90,7 +97,7 @@ class ViewChoice(Parameters):
     """
 
     choose: str = "greedy"
-    loss: str = "nll"
+    loss: str = "calibrated_nll"
     combiner: Callable[..., Any] | None = None
     metric: Callable[..., Any] | None = None
     higher_is_better: bool = True
@@ -99,6 +106,11 @@ class ViewChoice(Parameters):
     kept_: tuple[int, ...] = field(init=False, repr=False)
     weights_: Floats = field(init=False, repr=False)
     trials_: tuple[Trial, ...] = field(init=False, repr=False)
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether numbers are merged, and no classes."""
+        return self.loss == "rmse"
 
     def fit(self, outputs: Any, labels: Any, *, trained: Any = None) -> Self:
         """Choose views on rows that no model trained on.
@@ -136,7 +148,7 @@ class ViewChoice(Parameters):
     def figures(self, answers: Array, labels: Array) -> Figures:
         """Return how good merged answers are; those of members are averaged first."""
         mean = answers.mean(1) if self.members else answers
-        loss = float(LOSSES[self.loss](mean, labels).value)
+        loss = _LOSSES[self.loss](mean, labels)
         if self.metric is None:
             return Figures(loss, None)
         said = self.metric(mean, labels)
@@ -154,7 +166,7 @@ class ViewChoice(Parameters):
         one_of("loss", self.loss, tuple(LOSSES))
         if not 0 <= self.least < 1:
             raise DataError(f"least={self.least} is a share of the weights; give 0 to 1, as 0.01")
-        if self.choose == "class_weights" and self.loss != "nll":
+        if self.choose == "class_weights" and self.of_numbers:
             raise DataError(f'choose="class_weights" weighs classes; loss={self.loss!r} has none')
 
     def _of(self, array: Array, labels: Array, views: Sequence[int]) -> Figures:
@@ -195,7 +207,7 @@ class ViewChoice(Parameters):
         """Fit weights; views of hardly any are left out, and the rest is fitted again."""
         said = self._said(array)
         options = {"per_class": self.choose == "class_weights"}
-        loss = "nll" if self.loss == "nll" else "mse"
+        loss = "mse" if self.of_numbers else "nll"
         places = np.arange(len(array))
         while True:
             fitted = SimplexWeights(loss=loss, **options).fit(said[places], labels)
@@ -209,7 +221,7 @@ class ViewChoice(Parameters):
 
     def _said(self, array: Array) -> Array:
         """Return what the views mean: probabilities, or numbers; of members their mean."""
-        said = meant("classification" if self.loss == "nll" else "regression", array)
+        said = meant("regression" if self.of_numbers else "classification", array)
         return said.mean(2) if self.members else said
 
 
@@ -243,8 +255,8 @@ def merged(outputs: Any, weights: Floats, choice: ViewChoice, *, returns: str = 
         merge_views(
             array[used],
             learned,
-            combiner=combiner or _MEANS[choice.loss],
-            returns=returns if choice.loss == "nll" else "prob",
+            combiner=combiner or ("mean_value" if choice.of_numbers else "mean_probability"),
+            returns="prob" if choice.of_numbers else returns,
         )
     )
     if answers.dtype.kind != "f":
@@ -290,6 +302,18 @@ def equal_weights(count: int, kept: Sequence[int] | None = None) -> Floats:
     weights, places = np.zeros(count), range(count) if kept is None else kept
     weights[list(places)] = 1 / len(places)
     return weights
+
+
+def _calibrated(mean: Array, labels: Array) -> float:
+    scaled = Temperature(space="prob").fit(mean, labels).predict_proba(mean)
+    return float(nll(scaled, labels).value)
+
+
+_LOSSES: Mapping[str, Callable[[Array, Array], float]] = {
+    "calibrated_nll": _calibrated,
+    "nll": lambda mean, labels: float(nll(mean, labels).value),
+    "rmse": lambda mean, labels: float(rmse(mean, labels).value),
+}
 
 
 def _used(weights: Floats) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from polyfuse.cross_fitting import cross_fitted
 from polyfuse.errors import printable
 from polyfuse.fitting import Floats, array_of, stacked
-from polyfuse.tta.choosing import LEARNED, Figures, ViewChoice, merged, merged_by_row
+from polyfuse.tta.choosing import LEARNED, LOSSES, Figures, ViewChoice, merged, merged_by_row
 
 Array = NDArray[Any]
 
@@ -92,7 +92,7 @@ def guard_views(
         >>> plain = 2 * np.eye(3)[labels] + draw.normal(size=(90, 3))
         >>> guarded = guard_views([plain, draw.normal(size=(90, 3))], labels)
         >>> guarded.kept, guarded.report(["identity", "noise"])[-1]
-        ((0,), 'Left out: noise (NLL 0.4653 -> 0.7496).')
+        ((0,), 'Left out: noise (calibrated NLL 0.4195 -> 0.6801).')
     """
     wanted = choice or ViewChoice()
     array, truth = stacked(outputs, 2), array_of(labels)
@@ -106,6 +106,7 @@ def guard_views(
         return Guarded(fitted, rows, before, after, outside, False)
     refused = fitted.kept_ != (0,)
     fitted.kept_, fitted.weights_ = (0,), _plain(fitted)
+    fitted.trials_ = tuple(trial._replace(kept=False) for trial in fitted.trials_)
     plain_rows = np.broadcast_to(fitted.weights_, rows.shape).copy()
     return Guarded(fitted, plain_rows, before, after, outside, refused)
 
@@ -151,17 +152,21 @@ def _report(guarded: Guarded, names: Sequence[str], metric: str) -> list[str]:
     choice = guarded.choice
 
     def change(before: Figures, after: Figures) -> str:
-        told = f"{choice.loss.upper()} {before.loss:.4f} -> {after.loss:.4f}"
-        if before.score is None or after.score is None or metric == choice.loss:
+        told = f"{LOSSES[choice.loss]} {before.loss:.4f} -> {after.loss:.4f}"
+        if before.score is None or after.score is None:
             return told
         return f"{told}, {metric} {before.score:.4g} -> {after.score:.4g}"
 
     told = ", ".join(_weighed(choice, names, view) for view in choice.kept_)
     said = [f"Kept: {printable(told, 1000)}."]
-    if choice.kept_ != (0,):
-        said.append(f"With them {change(guarded.before, guarded.after)} on validation, where they")
-        said[-1] += f" were chosen; {change(guarded.before, guarded.outside)} by choices that did "
-        said[-1] += "not see the row."
+    if choice.choose == "all":
+        said.append(f"With all {change(guarded.before, guarded.after)} on validation.")
+    elif choice.kept_ != (0,):
+        chosen, unseen = (change(guarded.before, f) for f in (guarded.after, guarded.outside))
+        said.append(
+            f"With them {chosen} on validation, where they were chosen; {unseen} by choices that "
+            "did not see the row."
+        )
     if guarded.refused:
         said.append(
             "What was chosen did not help on rows that the choice had not seen "
