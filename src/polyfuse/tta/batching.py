@@ -1,5 +1,6 @@
 """All views in as few forwards as there is memory for: the same numbers as one view at a time."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ class Batches:
         """Run views of one shape together, in pieces of at most so many images."""
         tensors = list(group.values())
         count, total = len(tensors[0]), len(tensors[0]) * len(tensors)
+        limit = math.ceil(total / max(1, math.ceil(total / limit)))  # pieces of one size
         together = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         pieces = [
             self.model(
@@ -85,7 +87,7 @@ class Batches:
                 *(_rows(one, count, start, limit, total) for one in more),
                 **{k: _rows(one, count, start, limit, total) for k, one in keywords.items()},
             )
-            for start in range(0, max(1, total), max(1, min(limit, total)))
+            for start in range(0, max(1, total), max(1, limit))
         ]
         outputs = put_together(pieces)
         return dict(zip(group, taken_apart(outputs, [count] * len(tensors)), strict=True))
@@ -114,8 +116,10 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
         for one in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(one, Tensor):
+            # A view of what is there already, such as a transposed weight, takes no memory.
+            if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in known:
                 self.largest = max(self.largest, one.nbytes)
                 self.total += one.nbytes
         return result

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from polyfuse.combine import (
     mean_value,
     product,
 )
-from polyfuse.combine.base import Array, Members, as_tensor, shares
+from polyfuse.combine.base import Array, Members, Pieces, as_tensor, shares
 from polyfuse.errors import DataError, did_you_mean, printable, refuse_unknown
 from polyfuse.parameters import one_of
 
@@ -29,11 +29,12 @@ _BARE = (
 )
 _OURS = ("weights", "space")  # given by other parameters
 _LOGS = {id(mean_probability), id(mean_logit), id(geometric_mean), id(product)}
+_KNOWN = {id(function) for function in COMBINERS.values()}
 _MEANS = {*_LOGS, id(mean_value)} - {id(product)}
 
 
 def merge_views(
-    outputs: Array,
+    outputs: Array | Sequence[Tensor],
     weights: Any = None,
     *,
     combiner: str | Combiner = "mean_probability",
@@ -41,7 +42,7 @@ def merge_views(
     returns: str = "prob",
     coverage: Any = None,
     **options: Any,
-) -> Array:
+) -> Any:
     """Merge the outputs of a model for several views of its inputs.
 
     The combiner names the space in which a mean is taken: `mean_probability` that of probabilities,
@@ -49,7 +50,8 @@ def merge_views(
     means are sums of logarithms, so nothing underflows, however many views there are.
 
     Args:
-        outputs: `(view, n, ..., class)`, floating; `(view, n, ...)` for `mean_value`.
+        outputs: `(view, n, ..., class)`, floating; `(view, n, ...)` for `mean_value`. Or a list of
+            tensors, one a view, which our combiners read where they lie.
         weights: `(view,)`, 0 or more; or `(view, class)` for means over classes (Shanmugam et al.
             2021), whose result is renormalised. Equal where None.
         combiner: a function, or a name in `COMBINERS`.
@@ -74,12 +76,15 @@ def merge_views(
         [[0.9800000190734863, 0.009999999776482582, 0.009999999776482582]]
     """
     function = combiner_of(combiner)
+    if isinstance(outputs, list | tuple):
+        outputs = _as_pieces(outputs)
     one_of("returns", returns, RETURNS)
     if coverage is not None and space in ("prob", "log_prob"):
         outputs = _filled(outputs, coverage, space)
     per_class = weights is not None and np.ndim(_plain(weights)) == 2
     logs = returns == "log_prob" and id(function) in _LOGS
-    if id(function) in _LOGS | _MEANS and (per_class or coverage is not None or logs):
+    own = per_class or coverage is not None or logs or function is mean_value
+    if own and id(function) in _LOGS | _MEANS:
         return _mean(function, outputs, weights, space, returns, coverage, options)
     if per_class:
         raise DataError(
@@ -88,12 +93,13 @@ def merge_views(
         )
     if weights is not None:
         options = {**options, "weights": weights}
-    if space != "logit" and id(function) != id(mean_value):
+    if space != "logit":
         options = {**options, "space": space}
     if coverage is not None:
         answer = _by_pattern(function, outputs, coverage, options)
     else:
-        answer = function(outputs, **options)
+        ours = id(function) in _KNOWN
+        answer = function(outputs if ours else _stacked(outputs), **options)
     return _logged(answer) if returns == "log_prob" else answer
 
 
@@ -154,7 +160,7 @@ def _mean(
         parts = list(members.probabilities() if values else members.logs())
     says = _says(parts, weights, coverage, own=function is product, pairs=not members.exclusive)
     if values:
-        return members.answer(_sum(parts, says))
+        return _finite(members, _sum(parts, says))
     if function is mean_probability:
         logs = [part + say.log() for part, say in zip(parts, says, strict=True)]
         total = torch.stack(logs).logsumexp(0)
@@ -162,6 +168,17 @@ def _mean(
         total = _sum(parts, says)
     result = total.log_softmax(-1)
     return members.answer(result if returns == "log_prob" else result.exp())
+
+
+def _finite(members: Members[Array], result: Tensor) -> Array:
+    """Return a mean of numbers.
+
+    Raises:
+        DataError: there is NaN or infinity; the message says where.
+    """
+    if not torch.compiler.is_compiling() and not bool(result.isfinite().all()):
+        members.blame()
+    return members.answer(result)
 
 
 def _sum(parts: list[Tensor], says: list[Tensor]) -> Tensor:
@@ -241,7 +258,7 @@ def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any)
     Raises:
         DataError: a place in no view.
     """
-    tensor, weights = as_tensor(outputs), options.pop("weights", None)
+    tensor, weights = as_tensor(_stacked(outputs)), options.pop("weights", None)
     seen = _places(coverage, len(tensor), tensor[0])[..., 0] > 0
     kinds, sets = _patterns(seen.reshape(len(seen), -1))
     kinds = kinds.view(seen.shape[1:]).expand(tensor.shape[1:-1]).flatten()
@@ -262,14 +279,35 @@ def _by_pattern(function: Combiner, outputs: Array, coverage: Any, options: Any)
     return result
 
 
-def _filled(outputs: Array, coverage: Any, space: str) -> Array:
+def _filled(outputs: Any, coverage: Any, space: str) -> Any:
     """Return outputs that say nothing of what their view does not see: all classes alike."""
+    alike = 1 / outputs[0].shape[-1]
+    alike = math.log(alike) if space == "log_prob" else alike
+    if isinstance(outputs, Pieces):
+        seen = _places(coverage, len(outputs), outputs[0]) > 0
+        return Pieces(torch.where(s, part, alike) for s, part in zip(seen, outputs, strict=True))
     tensor = as_tensor(outputs)
-    alike = 1 / tensor.shape[-1]
-    seen = _places(coverage, len(tensor), tensor[0]) > 0
-    filled = torch.where(seen, tensor, math.log(alike) if space == "log_prob" else alike)
-    result: Array = filled.numpy() if isinstance(outputs, np.ndarray) else filled
-    return result
+    filled = torch.where(_places(coverage, len(tensor), tensor[0]) > 0, tensor, alike)
+    return filled.numpy() if isinstance(outputs, np.ndarray) else filled
+
+
+def _as_pieces(outputs: Sequence[Any]) -> Pieces:
+    """Return the outputs of each view, not stacked.
+
+    Raises:
+        DataError: none, no tensors, of different shapes.
+    """
+    kinds = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in outputs]
+    if len(set(kinds)) != 1 or not isinstance(outputs[0], Tensor):
+        raise DataError(
+            f"expected a tensor a view, all of one shape; got {printable(kinds)}: undo each view "
+            "first"
+        )
+    return Pieces(outputs)
+
+
+def _stacked(outputs: Any) -> Any:
+    return torch.stack(list(outputs)) if isinstance(outputs, Pieces) else outputs
 
 
 def _patterns(seen: Tensor) -> tuple[Tensor, list[Tensor]]:

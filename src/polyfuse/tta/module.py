@@ -101,8 +101,8 @@ class TTA(nn.Module):
         numbers, weights = self._heard()
         outputs, keyed = self._undone(numbers, images, more, keywords)
         merged = {
-            key: self._merged(key, stacked, numbers, weights, sized(images))
-            for key, stacked in keyed.items()
+            key: self._merged(key, each, numbers, weights, sized(images))
+            for key, each in keyed.items()
         }
         return rebuilt(outputs, merged)
 
@@ -114,7 +114,7 @@ class TTA(nn.Module):
             `(view, n, height, width, class)`, 0 where a view has no say.
         """
         outputs, keyed = self._undone(range(len(self.views)), images, more, keywords)
-        return rebuilt(outputs, keyed)
+        return rebuilt(outputs, {key: torch.stack(each) for key, each in keyed.items()})
 
     def extra_repr(self) -> str:
         """Return the views with their weights."""
@@ -130,21 +130,23 @@ class TTA(nn.Module):
             outputs = self.batches.outputs(views, images, more, keywords)
         each = [dict(parts_of(one)) for one in outputs]
         keyed = {
-            key: torch.stack([task.undo(o[key], v, size) for o, v in zip(each, views, strict=True)])
+            key: [task.undo(o[key], v, size) for o, v in zip(each, views, strict=True)]
             for key in each[0]
             if (task := self._of(self.task, key, "task")) is not None
         }
         return outputs[0], keyed
 
-    def _merged(self, key: Key, stacked: Tensor, numbers: Any, weights: Any, size: Size) -> Tensor:
+    def _merged(
+        self, key: Key, each: list[Tensor], numbers: Any, weights: Any, size: Size
+    ) -> Tensor:
         """Return the answer for one part of the outputs."""
         task: Task = self._of(self.task, key, "task")
         combiner = self._of(self.merge, key, "merge") or task.combiner
-        seen = self._seen(size, stacked) if task.spatial else None
+        seen = self._seen(size, each[0]) if task.spatial else None
         if task.spatial and self.space == "log_prob" and not task.plain:
-            stacked = stacked.log_softmax(-1)  # what was resized does not sum to 1
+            each = [one.log_softmax(-1) for one in each]  # what was resized does not sum to 1
         merged = merge_views(
-            stacked,
+            each,
             weights,
             combiner=combiner,
             space=self.space,
