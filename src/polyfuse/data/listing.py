@@ -134,12 +134,13 @@ def dealt_splits(
 def _cut(name: str, order: list[int], count: int | None) -> tuple[list[int], list[int]]:
     """Take so many from the front, or all; return them and the rest."""
     most = len(order)
-    if not 1 <= (most if count is None else count) <= most:
+    wanted = most if count is None else count
+    if not 1 <= wanted <= most:
         raise DataError(
-            f"{name}={count or most} images, and there are {most} to take them from; "
+            f"{name}={wanted} images, and there are {most} to take them from; "
             + (f"type 1 to {most}, or bring more" if most else "bring more")
         )
-    return order[:count], [] if count is None else order[count:]
+    return order[:wanted], order[wanted:]
 
 
 def dealt(names: Sequence[str], seed: int) -> list[int]:
