@@ -38,7 +38,7 @@ def test_its_code_runs_and_shows_what_it_says(capsys):
 
 def test_it_names_every_decoder_combiner_and_function():
     rows = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
-    assert rows == {"DECODERS", "SEQUENCE_COMBINERS", *DECODERS, *SEQUENCE_COMBINERS}
+    assert rows >= {"DECODERS", "SEQUENCE_COMBINERS", *DECODERS, *SEQUENCE_COMBINERS}
     public = {name for name in vars(sequences) if name.islower() and not name.startswith("_")}
     functions = {name for name in public if callable(getattr(sequences, name))}
     plumbing = {"hard_vote", "matches", "joint_scores", "joint_decoding"}
