@@ -7,12 +7,12 @@ import pickle
 import shutil
 import zlib
 
-import contest
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import contest
 from polyfuse.data import DATASETS, streamed
 from polyfuse.data.base import alphabet_of
 from polyfuse.data.street_numbers import mchar

@@ -71,8 +71,8 @@ def matched(source: ImageFiles, place: str, listed: Sequence[str], faults: Fault
         Places in `listed`, in its order, of those that are to be read.
     """
     there = set(source.names(place))
-    for name, fact in source.tars[place].faults if place in source.tars else ():
-        faults.add(f"{place}/{name}", "unsafe file", fact)
+    for name, unsafe in source.tars[place].faults if place in source.tars else ():
+        faults.add(f"{place}/{name}", "unsafe file", unsafe)
     seen: set[str] = set()
     usable = []
     for row, name in enumerate(listed):

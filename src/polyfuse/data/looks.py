@@ -12,6 +12,7 @@ from polyfuse.data.images import Box
 from polyfuse.errors import DataError, did_you_mean, printable
 
 CROPS = ("union", "whole")
+MAY_CHANGE = ("root", "workers", "cache", "report")  # options that change no number
 MARGIN = 0.15  # Goodfellow et al. 2013, section 5: the box around all digits grows by 30 %
 CACHE = 256  # megabytes
 _LARGEST = 4096  # pixels of a side

@@ -18,6 +18,7 @@ from polyfuse import durable, tables
 from polyfuse.budget import Spent
 from polyfuse.compare import compare_fusions
 from polyfuse.corrections import write_corrections
+from polyfuse.data import looks
 from polyfuse.data.base import Splits, task_of
 from polyfuse.determinism import seeded
 from polyfuse.errors import RecipeError, RunError, printable
@@ -221,7 +222,10 @@ def _refuse_another(root: Path, record: Any, plan: Plan) -> None:
 def _decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a recipe decides its numbers."""
     fit = {key: value for key, value in (tree.get("fit") or {}).items() if key not in MAY_CHANGE}
-    return {**tree, "fit": fit or None}
+    data = tree.get("data")
+    if isinstance(data, dict):  # what they hold is known by its fingerprint
+        data = {key: value for key, value in data.items() if key not in looks.MAY_CHANGE}
+    return {**tree, "fit": fit or None, "data": data}
 
 
 def data_of(plan: Plan, progress: Progress = silent) -> Splits:

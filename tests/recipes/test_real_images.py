@@ -1,0 +1,119 @@
+"""Recipes on image files: the contest to its submission, letters, predictions of new images."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import contest
+from polyfuse.errors import DataError, RunError
+from polyfuse.recipes import run as module
+from polyfuse.recipes.folder import Run
+
+run = partial(module.run, workers=1)
+RECIPE = """\
+name: tiny
+data: {data}
+model: {{name: character_cnn, width: 2, hidden: 8, positions: {positions}, classes: {classes}}}
+training: {{name: kfold, folds: 2}}
+fit: {{epochs: 1, batch_size: 8}}
+fusions: [mean_probability, string_vote]
+scoreboard: {{replicates: 20}}
+"""
+LETTERS = "abcXYZ"
+
+
+def recipe(path, data, positions=6, classes=11):
+    path.write_text(RECIPE.format(data=json.dumps(data), positions=positions, classes=classes))
+    return path
+
+
+def answers(root):
+    head, *lines = (root / "submission.csv").read_text().splitlines()
+    assert head == "file_name,file_code"
+    return [line.split(",") for line in lines]
+
+
+@pytest.fixture(scope="module")
+def done(shared_data, tmp_path_factory):
+    """Return the folder of a run on the contest's files, the data, and what it was asked."""
+    folder = tmp_path_factory.mktemp("contest")
+    contest.make(shared_data, folder / "mchar")
+    data = {"name": "mchar", "root": str(folder / "mchar"), "size": [16, 32], "cache": 1}
+    asked = recipe(folder / "mine.yaml", data)
+    return run(asked, out=folder / "RUN").path, folder / "mchar", data
+
+
+def test_the_submission_has_the_names_order_and_columns_of_the_sample(done):
+    root, data, _ = done
+    sample = (data / "mchar_sample_submit_A.csv").read_text().splitlines()
+    made = answers(root)
+    assert [name for name, _ in made] == [line.split(",")[0] for line in sample[1:]]
+    assert all(set(code) <= set("0123456789") for _, code in made)
+
+
+def test_new_folders_of_images_are_read_as_test_images_are(done, tmp_path):
+    root, data, _ = done
+    shutil.copytree(data / "mchar_test_a", tmp_path / "new")
+    read = Run(root).predict(tmp_path / "new")
+    assert read == sorted(map(tuple, answers(root)))
+    (tmp_path / "new" / "bad.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be read:\n.*bad\.png"):
+        Run(root).predict(tmp_path / "new")
+
+
+def test_data_that_moved_are_known_again_and_others_are_refused(done, tmp_path):
+    root, data, options = done
+    moved = shutil.copytree(data, tmp_path / "moved")
+    again = {**options, "root": str(moved), "workers": 2, "cache": 0}
+    before = (root / "members" / "000" / "member.json").read_bytes()
+    run(recipe(tmp_path / "a.yaml", again), out=root)
+    assert (root / "members" / "000" / "member.json").read_bytes() == before
+    with pytest.raises(RunError, match=r"was made by another recipe: data.size"):
+        run(recipe(tmp_path / "b.yaml", {**again, "size": [16, 30]}), out=root)
+    first = next((moved / "mchar_train").iterdir())
+    with Image.open(first) as image:
+        black = Image.new("RGB", image.size)
+    black.save(first)
+    run_it = partial(run, recipe(tmp_path / "a.yaml", again), out=root)
+    with pytest.raises(RunError, match="was made with other data"):
+        run_it()
+
+
+def test_faults_stop_a_run_before_it_begins(done, tmp_path):
+    _, data, options = done
+    bad = shutil.copytree(data, tmp_path / "bad")
+    next((bad / "mchar_val").iterdir()).unlink()
+    asked = recipe(tmp_path / "a.yaml", {**options, "root": str(bad)})
+    with pytest.raises(DataError, match=r"1 of 37 files .* 1 x missing image"):
+        run(asked, out=tmp_path / "RUN")
+    assert not (tmp_path / "RUN" / "members").exists()
+
+
+def test_letters_of_both_cases_come_back_as_letters(tmp_path):
+    folder, rng = tmp_path / "plates", np.random.default_rng(0)
+    folder.mkdir()
+    lines = ["file_name,file_code"]
+    for i in range(30):
+        code = "".join(rng.choice(list(LETTERS), rng.integers(1, 9)))
+        pixels = rng.integers(0, 256, (8, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{code}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    data = {"name": "labelled_images", "root": str(folder), "size": [16, 32]}
+    data |= {"alphabet": LETTERS, "longest": 8}
+    done = run(recipe(tmp_path / "a.yaml", data, positions=8, classes=7), out=tmp_path / "RUN")
+    index = json.loads((done.path / "labels" / "index.json").read_text())
+    assert (index["alphabet"], index["blank"]) == (LETTERS, 6)
+    assert done.population.alphabet == LETTERS
+    made = answers(done.path)
+    assert {len(code) for _, code in made} <= set(range(9))
+    assert set("".join(code for _, code in made)) <= set(LETTERS)
+    assert any(code for _, code in made)
+    logits = done.population.stack("test").mean(0)
+    assert logits.shape[1:] == (8, 7)
+    for _, code in Run(done.path).predict(folder):
+        assert set(code) <= set(LETTERS)
