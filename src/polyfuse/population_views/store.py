@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyfuse.errors import DataError, printable
 from polyfuse.inference import Heads
 from polyfuse.members import Member
 from polyfuse.population import Population
@@ -48,7 +49,7 @@ class ViewStore:
         name = folder_name(member)
         if view not in self.heads.views(name, split):
             return False
-        self.heads.open(name, split, view, **self._expected(member, split, view))
+        self._open(self.heads, member, split, view, verify=False)
         return True
 
     def read(self, member: Member, split: str, view: str) -> Array:
@@ -58,7 +59,7 @@ class ViewStore:
             DataError: nothing is kept; it is of other weights, another view or other data; or it
                 was changed since.
         """
-        return self._read(self.heads, member, split, view)
+        return self._open(self.heads, member, split, view)
 
     def read_lengths(self, member: Member, split: str, view: str) -> Array:
         """Return what its length head says, `(sample, positions + 1)` logits.
@@ -66,7 +67,7 @@ class ViewStore:
         Raises:
             DataError: as `read`.
         """
-        return self._read(self.lengths, member, split, view)
+        return self._open(self.lengths, member, split, view)
 
     def write(self, member: Member, split: str, view: str, said: Heads) -> None:
         """Keep what a member says of a view: whole, or after a kill not at all.
@@ -81,13 +82,18 @@ class ViewStore:
         space = "value" if rules_of(self.population.task).space == "value" else "logit"
         self.heads.write(name, split, said.characters, space=space, view=view, **prints)
 
-    def _read(self, store: PredictionStore, member: Member, split: str, view: str) -> Array:
-        expected = self._expected(member, split, view)
-        found = store.open(folder_name(member), split, view, verify=True, **expected)
-        return np.asarray(found.array)
-
-    def _expected(self, member: Member, split: str, view: str) -> dict[str, Any]:
-        return {"rows": self.population.rows(split), **self._prints(member, view)}
+    def _open(
+        self, store: PredictionStore, member: Member, split: str, view: str, verify: bool = True
+    ) -> Array:
+        """Map an entry of as many rows as the split has, of these weights, view and data."""
+        expected = {"rows": self.population.rows(split), **self._prints(member, view)}
+        name = folder_name(member)
+        try:
+            return np.asarray(store.open(name, split, view, verify=verify, **expected).array)
+        except DataError as error:
+            raise DataError(
+                f"{error}; of a run: delete '{printable(store.folder)}' and run the recipe again"
+            ) from None
 
     def _prints(self, member: Member, view: str) -> dict[str, Any]:
         """Return what an entry is of: a member as it was committed, a view; the data of the run."""

@@ -242,6 +242,8 @@ def make_views(
     for done, view in enumerate(asked.views, 1):
         for split in ("val", "test") if done > 1 else ():
             lacking = [m for m in own.members if not store.has(m, split, view.name)]
+            if not lacking:
+                continue
             models = [member.model(factory_of(member)) for member in lacking]
             with threads(cpus):
                 heads = _predicted(models, view, getattr(splits, split))
@@ -316,8 +318,6 @@ def predicting(
 
 def _predicted(models: Sequence[nn.Module], view: View, split: Split) -> list[Heads]:
     """Return what models say of a view of a split; each input is made once."""
-    if not models:
-        return []
     parts = np.array_split(np.arange(len(split)), max(1, -(-len(split) // PREDICT_BATCH)))
     said: list[list[Heads]] = [[] for _ in models]
     for part in parts:
