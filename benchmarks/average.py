@@ -31,7 +31,9 @@ from polyfuse.weights import average
 
 PIECE = 1 << 20
 SCRIPTED = "torch.load + add + torch.save"
+SCRIPTED_WIDE = f"{SCRIPTED} of fp32"
 FIRST, AGAIN = "polyfuse average, files never seen", "polyfuse average"
+WIDE = ("--dtype", "float32")
 
 
 def main() -> None:
@@ -66,6 +68,11 @@ def usual(folder: Path, repeats: int) -> None:
             process, command(states, single), single, cache=str(folder / "cache")
         ),
         SCRIPTED: partial(process, script(states, single), single),
+        f"{FIRST}, .pt, fp32": partial(process, command(states, single, *WIDE), single),
+        f"{AGAIN}, .pt, fp32": partial(
+            process, command(states, single, *WIDE), single, cache=str(folder / "cache")
+        ),
+        SCRIPTED_WIDE: partial(process, script(states, single, wide=True), single),
     }
     if peer := mergekit(paths, folder):
         subjects["mergekit-yaml"] = partial(process, peer, folder / "merged")
@@ -238,15 +245,16 @@ def process(arguments: list[str], out: Path, cache: str = "off") -> float:
     """Run a command from nothing to its output; `cache` is where hashes of files are remembered."""
     shutil.rmtree(out, ignore_errors=True) if out.is_dir() else out.unlink(missing_ok=True)
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "POLYFUSE_CACHE": cache}
+    quiet["PYTHONDONTWRITEBYTECODE"] = ""  # bytecode is kept, as pip leaves it of every package
     start = time.perf_counter()
     subprocess.run(arguments, check=True, capture_output=True, env=os.environ | quiet)
     return time.perf_counter() - start
 
 
-def command(paths: list[Path], out: Path) -> list[str]:
+def command(paths: list[Path], out: Path, *options: str) -> list[str]:
     """Return ours."""
     tool = Path(sys.executable).with_name("polyfuse")
-    return [str(part) for part in (tool, "average", *paths, "-o", out, "--quiet")]
+    return [str(part) for part in (tool, "average", *paths, "-o", out, "--quiet", *options)]
 
 
 def mergekit(paths: list[Path], folder: Path) -> list[str]:
@@ -276,9 +284,10 @@ torch.save(mean, out)
 """
 
 
-def script(paths: list[Path], out: Path) -> list[str]:
-    """Return what a person types first, summing in fp32."""
-    return [sys.executable, "-c", SCRIPT, *map(str, paths), str(out)]
+def script(paths: list[Path], out: Path, *, wide: bool = False) -> list[str]:
+    """Return what a person types first, summing in fp32; wide: saving what it summed, too."""
+    text = SCRIPT.replace(".to(first[name].dtype)", "") if wide else SCRIPT
+    return [sys.executable, "-c", text, *map(str, paths), str(out)]
 
 
 # What is told -----------------------------------------------------------------------------------
@@ -288,7 +297,11 @@ def ratios(medians: dict[str, float]) -> dict[str, float]:
     """Return how much longer the peers take."""
     facts = {}
     for ours in (FIRST, AGAIN):
-        pairs = {"mergekit-yaml": ours, SCRIPTED: f"{ours}, .pt"}
+        pairs = {
+            "mergekit-yaml": ours,
+            SCRIPTED: f"{ours}, .pt",
+            SCRIPTED_WIDE: f"{ours}, .pt, fp32",
+        }
         facts |= {
             f"{peer}, to {subject}": round(medians[peer] / medians[subject], 2)
             for peer, subject in pairs.items()
