@@ -281,7 +281,8 @@ def _commit(
         **facts,
     }
     rows = {} if learned is None else {"learned": learned}
-    lengths = {None: brought.lengths} if brought.lengths else {}
+    lengths: dict[str | None, Mapping[str, Logits]] = {None: brought.lengths}
+    lengths = lengths if brought.lengths else {}
     return write_member(
         population.path, record, brought.state, brought.logits, rows, lengths=lengths
     )

@@ -4,8 +4,9 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from polyfuse.data.base import Labels, Rows, Split, task_of
 from polyfuse.determinism import threads
 from polyfuse.errors import DataError, TrainingError
+from polyfuse.losses import LOSSES
 from polyfuse.subspaces import Subspace
 from polyfuse.tasks import CLASSES
 
@@ -207,6 +209,26 @@ def check_labels(model: nn.Module, split: Split, rows: Rows) -> None:
             "give labels (rows, positions) and a class for it"
         )
     _REFUSE[task](split.labels, shape)
+
+
+def check_loss(model: nn.Module, loss: Callable[..., Any]) -> None:
+    """Refuse a loss out of `LOSSES` that does not know what a length head is.
+
+    Raises:
+        DataError: the model has a length head, and the loss compares each head with a character.
+
+    Example:
+        >>> check_loss(nn.Linear(4, 2), LOSSES["cross_entropy"])
+    """
+    while isinstance(loss, partial):
+        loss = loss.func
+    fits = "character_cross_entropy"
+    names = [name for name, known in LOSSES.items() if known is loss and name != fits]
+    if names and has_length_head(model):
+        raise DataError(
+            f"the model has a length head, and the loss {names[0]} takes every head for one of a "
+            f"character; name fit: {{loss: {fits}}}, or take length_head: false"
+        )
 
 
 def _refuse_shape(task: str, shape: tuple[int, ...], labels: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from polyfuse.adding import add_member
 from polyfuse.corrections import corrections_of
 from polyfuse.errors import RecipeError, RunError
 from polyfuse.inference import predict_lengths
+from polyfuse.population_decoding import making
 from polyfuse.population_lengths import HEAD, pooled
 from polyfuse.recipes import decoding as recipe_decoding
 from polyfuse.recipes import run as module
@@ -174,7 +175,7 @@ def test_killed_between_two_steps_it_goes_on_with_the_same_bits(done, tmp_path, 
         shutil.rmtree(root / "fusions" / name)
     (root / "leaderboard.json").unlink()
     (root / "corrections.csv").unlink()
-    real, written = recipe_decoding.make_decoding.__globals__["write_fusion"], []
+    real, written = making.write_fusion, []
 
     def dying(population, name, *rest, **how):
         if len(written) == 1:
@@ -183,7 +184,7 @@ def test_killed_between_two_steps_it_goes_on_with_the_same_bits(done, tmp_path, 
         real(population, name, *rest, **how)
 
     with monkeypatch.context() as patched:
-        patched.setitem(recipe_decoding.make_decoding.__globals__, "write_fusion", dying)
+        patched.setattr(making, "write_fusion", dying)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, out=root)
     assert written == ["+ joint_length"]

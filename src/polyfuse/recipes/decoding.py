@@ -110,8 +110,8 @@ def refuse_undecodable(asked: Asked | None, fusions: Collection[str], splits: Sp
     for name, options in asked.steps:
         try:
             if name == "lexicon":
-                positions, alphabet = val.labels.shape[1], alphabet_of(val)
-                read_lexicon(options["path"], positions=positions, alphabet=alphabet)
+                told = {"blank": val.blank, "alphabet": alphabet_of(val)}
+                read_lexicon(options["path"], positions=val.labels.shape[1], **told)
             if name == "length_model":
                 faults += _foreign_rows(LengthRun(options["run"]), splits)
         except PolyfuseError as error:
@@ -151,7 +151,10 @@ def has_decoding(population: Population, asked: Asked | None) -> bool:
         >>> has_decoding(Population.open("."), None)
         True
     """
-    return asked is None or all(population.fits.get(row, False) for row in asked.rows)
+    if asked is None:
+        return True
+    kept = population.fits
+    return all(kept.get(row, False) for row in asked.rows)
 
 
 def _list(

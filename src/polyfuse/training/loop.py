@@ -17,7 +17,7 @@ from polyfuse.determinism import seeded, threads
 from polyfuse.errors import RunError, TrainingError, printable
 from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
-from polyfuse.inference import check_labels, lengths_of, predict, predict_heads
+from polyfuse.inference import check_labels, check_loss, lengths_of, predict, predict_heads
 from polyfuse.labels import write_labels
 from polyfuse.members import Member, write_member
 from polyfuse.metrics import metrics_for
@@ -314,6 +314,7 @@ def _check(task: Task) -> None:
     _refuse_shared([model for both in made for model in both])
     for model, _ in made:
         begin(model, task.options.start)
+        check_loss(model, task.options.loss)
         for name, split in task.splits._asdict().items():
             if split.labels is not None or name != "test":
                 check_labels(model, split, np.arange(min(2, len(split))))
