@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 import contest
+from polyfuse.data.base import Splits
+from polyfuse.data.labelled_images import labelled_images
 from polyfuse.errors import DataError, RunError
+from polyfuse.labels import write_labels
 from polyfuse.recipes import run as module
 from polyfuse.recipes.folder import Run
 
@@ -93,8 +96,9 @@ def test_faults_stop_a_run_before_it_begins(done, tmp_path):
     assert not (tmp_path / "RUN" / "members").exists()
 
 
-def test_letters_of_both_cases_come_back_as_letters(tmp_path):
-    folder, rng = tmp_path / "plates", np.random.default_rng(0)
+def plates(folder):
+    """Write images with strings of one to eight letters."""
+    rng = np.random.default_rng(0)
     folder.mkdir()
     lines = ["file_name,file_code"]
     for i in range(30):
@@ -103,17 +107,26 @@ def test_letters_of_both_cases_come_back_as_letters(tmp_path):
         Image.fromarray(pixels).save(folder / f"{i}.png")
         lines.append(f"{i}.png,{code}")
     (folder / "labels.csv").write_text("\n".join(lines))
-    data = {"name": "labelled_images", "root": str(folder), "size": [16, 32]}
-    data |= {"alphabet": LETTERS, "longest": 8}
+    return {"root": str(folder), "size": [16, 32], "longest": 8}
+
+
+def test_letters_of_both_cases_come_back_as_letters(tmp_path):
+    data = {"name": "labelled_images", "alphabet": LETTERS, **plates(tmp_path / "plates")}
     done = run(recipe(tmp_path / "a.yaml", data, positions=8, classes=7), out=tmp_path / "RUN")
     index = json.loads((done.path / "labels" / "index.json").read_text())
     assert (index["alphabet"], index["blank"]) == (LETTERS, 6)
     assert done.population.alphabet == LETTERS
     made = answers(done.path)
-    assert {len(code) for _, code in made} <= set(range(9))
     assert set("".join(code for _, code in made)) <= set(LETTERS)
     assert any(code for _, code in made)
-    logits = done.population.stack("test").mean(0)
-    assert logits.shape[1:] == (8, 7)
-    for _, code in Run(done.path).predict(folder):
-        assert set(code) <= set(LETTERS)
+    assert done.population.stack("test").shape[2:] == (8, 7)
+    again = dict(Run(done.path).predict(tmp_path / "plates"))
+    assert {name: again[name] for name, _ in made} == dict(made)
+
+
+def test_splits_of_several_alphabets_are_no_data_set(tmp_path):
+    options = plates(tmp_path / "plates")
+    one = labelled_images(alphabet=LETTERS, **options)
+    other = labelled_images(alphabet=LETTERS[::-1], **options)
+    with pytest.raises(DataError, match="have several alphabets: 'ZYXcba', 'abcXYZ'"):
+        write_labels(tmp_path, Splits(one.train, one.val, other.test))

@@ -17,6 +17,7 @@ from polyfuse.errors import DataError, PolyfuseError, printable
 COLUMNS = ("file", "kind", "fact")
 SHOWN = 20  # faults that the error itself names
 _LIMIT = 64 << 20  # bytes of a list
+_PATH = 1000  # characters of a path that is not cut
 
 
 class Fault(NamedTuple):
@@ -138,7 +139,7 @@ def write_list(path: Path, found: Iterable[Fault]) -> None:
             raise DataError(
                 f"report: '{printable(path)}' is there and no list of faults; name a new file"
             ) from None
-    rows = [tuple(map(printable, fault)) for fault in found]
+    rows = [(printable(f.file, _PATH), f.kind, printable(f.fact)) for f in found]
     durable.write_bytes(path, tables.comma_separated(COLUMNS, rows).encode())
 
 
