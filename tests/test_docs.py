@@ -9,6 +9,8 @@ import polyfuse
 from polyfuse import METHODS, FitOptions, durable
 from polyfuse.averaging import RULES
 from polyfuse.checkpoints.base import LIMITS
+from polyfuse.data import DATASETS
+from polyfuse.data.image_files import FILE_LIMIT
 from polyfuse.data.images import _PIXELS
 from polyfuse.merge.buffers import POLICIES
 from polyfuse.predictions.npz_files import LIMIT
@@ -86,6 +88,15 @@ def test_averaging_page_names_every_rule_and_its_options():
         assert all(
             f"`{option}`" in page or f"`{option}=" in page for option in signature(make).parameters
         )
+
+
+def test_data_page_names_every_option_and_limit_of_image_files():
+    page = read("data.md")
+    for name in ("mchar", "svhn_format1", "svhn_format2", "labelled_images"):
+        options = set(signature(DATASETS[name]).parameters) - {"notify", "test", "sample"}
+        assert f"| `{name}` |" in page
+        assert [option for option in options if not re.search(rf"`{option}\b", page)] == []
+    assert f"above {_PIXELS >> 20} megapixels or {FILE_LIMIT >> 20} MB" in page
 
 
 def test_recipes_page_names_every_metric_of_a_scoreboard():
