@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from polyfuse.data.arrays import Arrays
-from polyfuse.errors import DataError
+from polyfuse.data.base import Splits
+from polyfuse.errors import DataError, TrainingError
 from polyfuse.fit import FitOptions
 from polyfuse.inference import (
     PREDICT_BATCH,
@@ -20,6 +21,8 @@ from polyfuse.inference import (
 from polyfuse.losses import LOSSES
 from polyfuse.models import MODELS
 from polyfuse.subspaces import Subspace
+from polyfuse.training import gradient_boosting, soft_boosting
+from polyfuse.training.loop import Task, train
 
 
 class Heads(nn.Module):
@@ -104,3 +107,13 @@ def test_the_readers_that_ship_tell_characters_and_lengths_apart(name):
     assert heads.lengths.shape == (2, 5)
     assert np.abs(heads.lengths).max() < 1e3  # none of the constants that fill the head up
     check_labels(model, split, np.arange(2))
+
+
+@pytest.mark.parametrize("strategy", [gradient_boosting, soft_boosting])
+def test_boosting_has_nothing_to_add_a_length_head_to(strategy, tmp_path):
+    split = strings(20)
+    options = FitOptions(epochs=1, loss=LOSSES["character_cross_entropy"], accelerator="cpu")
+    task = Task((Heads,), Splits(split, split, split), options)
+    given = {"fit": options} if strategy is gradient_boosting else {}
+    with pytest.raises(TrainingError, match="take length_head: false, or another strategy"):
+        train(strategy(split, **given), task, tmp_path)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from polyfuse.data.base import Rows, Split, Splits
 from polyfuse.determinism import seeded
-from polyfuse.errors import RunError
+from polyfuse.errors import RunError, TrainingError
 from polyfuse.fit import FitOptions, Fitted, Kept, Notify, fit_member
+from polyfuse.inference import has_length_head
 from polyfuse.members import Member
 
 Factory = Callable[[], nn.Module]
@@ -266,6 +267,22 @@ def refuse_another_plan(done: Iterable[Member], jobs: Sequence[Job]) -> None:
 def _vouched(job: Job) -> dict[str, Any]:
     factory = {"factory": job.factory} if job.factory else {}
     return {**job.facts, "seed": job.seed, **factory}
+
+
+def refuse_length_head(model: nn.Module) -> None:
+    """Refuse a model with a length head where members add up to one.
+
+    Raises:
+        TrainingError: it has one.
+
+    Example:
+        >>> refuse_length_head(nn.Linear(4, 2))
+    """
+    if has_length_head(model):
+        raise TrainingError(
+            "boosting adds up the members' logits of characters, and nothing adds up what their "
+            "length heads say; take length_head: false, or another strategy"
+        )
 
 
 def member_seeds(seed: int, count: int) -> list[int]:

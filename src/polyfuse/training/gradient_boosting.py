@@ -18,7 +18,7 @@ from polyfuse.fit import FitOptions
 from polyfuse.fit.sampling import row_weights
 from polyfuse.inference import predict
 from polyfuse.members import Member, open_member
-from polyfuse.training.base import Job, Made, Work, facts_of, member_seeds
+from polyfuse.training.base import Job, Made, Work, facts_of, member_seeds, refuse_length_head
 from polyfuse.training.rounds import Rounds, ended
 from polyfuse.training.rows import fraction_faults, stopping
 
@@ -111,6 +111,7 @@ def boosted_sum_member(work: Work) -> Iterable[Made]:
     """
     job, train = work.job, work.task.splits.train
     model = work.model()
+    refuse_length_head(model)
     before = _before(work, partial(predict, model, train, job.learn[:1]))
     learn, stop = _Part(work, job.learn, weighted=True), _Part(work, job.stop)
     # What weighs rows is in the residuals; it has no place in the fit of them.

@@ -10,7 +10,7 @@ from polyfuse.boosting import soft_boosting_loss
 from polyfuse.data.base import Split, task_of
 from polyfuse.errors import DataError
 from polyfuse.losses import Loss
-from polyfuse.training.base import Job, Made, Planned, Work, member_seeds
+from polyfuse.training.base import Job, Made, Planned, Work, member_seeds, refuse_length_head
 from polyfuse.training.joint import jointly
 from polyfuse.training.rows import fraction_faults, stopping
 
@@ -84,6 +84,7 @@ def softly_boosted(work: Work) -> Iterable[Made]:
         >>> softly_boosted.__name__
         'softly_boosted'
     """
+    refuse_length_head(work.model())
     weight = {"weight": work.job.facts["shrinkage"]}
     return [made._replace(facts={**made.facts, **weight}) for made in jointly(work)]
 
