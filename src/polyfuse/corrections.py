@@ -26,7 +26,8 @@ def corrections_of(population: Population) -> list[Change]:
         if not told["place"]:
             names, before = population.names("test"), _written(population, told["above"][-1])
         after = _written(population, step["name"])
-        why = f"{step['name'].removeprefix('+ ')}, strength {told['strength']:g}"
+        title = f"{step['name'].removeprefix('+ ')}, strength {told['strength']:g}"
+        why = [f"{title}: {_difference(*pair)}" for pair in zip(before, after, strict=True)]
         found += changes(before, after, names, why)
         before = after
     return found
@@ -42,6 +43,15 @@ def write_corrections(population: Population) -> None:
     if steps_of(population):
         text = tables.comma_separated(TITLES, corrections_of(population))
         durable.write_bytes(population.path / "corrections.csv", text.encode())
+
+
+def _difference(before: str, after: str) -> str:
+    """Say what of a string is another: its length, or which characters, counted from 1."""
+    if len(before) != len(after):
+        return f"length {len(after)}, not {len(before)}"
+    pairs = enumerate(zip(before, after, strict=True), 1)
+    places = [str(place) for place, (old, new) in pairs if old != new]
+    return f"character {', '.join(places)}"
 
 
 def _written(population: Population, row: str) -> list[str]:
