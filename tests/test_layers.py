@@ -85,7 +85,7 @@ FLOORS = [
     ["data.image_files", "data.faults", "data.looks"],
     ["data.listing"],
     ["data.streamed"],
-    ["data.street_numbers.base"],
+    ["data.street_numbers.base", "data.street_numbers.hdf5_objects"],
     ["data.street_numbers.digit_struct"],
     ["data.street_numbers"],
     ["data", "scoreboard", "significance"],

@@ -71,8 +71,11 @@ def test_weights_of_views_classes_and_places_are_the_formula(seed, name, classes
     if places:
         shares = shares * seen[..., None]
     shares /= shares.sum(0)
-    got = merge_views(scores, weights, combiner=name, coverage=seen if places else None)
-    np.testing.assert_allclose(got, formula(name, scores, shares), rtol=1e-9)
+    wanted, seen = formula(name, scores, shares), seen if places else None
+    got = merge_views(scores, weights, combiner=name, coverage=seen)
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    log = merge_views(scores, weights, combiner=name, coverage=seen, returns="log_prob")
+    np.testing.assert_allclose(log, np.log(wanted), rtol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["geometric_mean", "product", "mean_logit"])

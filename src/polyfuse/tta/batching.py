@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,23 @@ from polyfuse.ensemble.base import tracing
 from polyfuse.tta.base import View
 from polyfuse.tta.outputs import put_together, taken_apart
 
-ON_CPU, ELSEWHERE = 32 << 20, 2 << 30  # bytes of activations at once
+ELSEWHERE = 2 << 30  # bytes of activations at once, on an accelerator
+# On a CPU more images at once are faster up to about 4 MB an activation, which caches hold, and
+# from 16 MB on far slower: the system then clears every page of each anew. benchmarks/tta.py.
+NEAR, FAR, FEW = 12 << 20, 48 << 20, 8
 _LIVE = 3  # largest activations that are alive at once: what goes in, what comes out, a shortcut
+
+
+class Limits(NamedTuple):
+    """How many images run at once.
+
+    Attributes:
+        join: views are put together up to so many.
+        split: a view's images are taken apart from so many on.
+    """
+
+    join: int
+    split: int
 
 
 class Batches:
@@ -22,8 +37,8 @@ class Batches:
     Args:
         model: maps images, and perhaps more, to outputs with one row an image.
         rows: at most so many images a forward; by default as many as the memory is for.
-        memory: bytes of activations of a forward. By default 2 GB on an accelerator; on a CPU as
-            few as stay near its caches, where more at once is slower.
+        memory: bytes of activations that are alive at once. By default 2 GB on an accelerator; on a
+            CPU as few as stay near its caches, where more at once is slower.
     """
 
     def __init__(self, model: Callable[..., Any], rows: int | None, memory: int | None) -> None:
@@ -40,34 +55,38 @@ class Batches:
         keywords = keywords or {}
         if self.mixes_rows():
             return [self.model(view.apply(images), *more, **keywords) for view in views]
-        limit = self.limit(images, more, keywords)
+        limits = self.limits(images, more, keywords)
         found: dict[int, Any] = {}
         waiting: dict[torch.Size, dict[int, Tensor]] = {}
         for number, view in enumerate(views):
             augmented = view.apply(images)
             group = waiting.setdefault(augmented.shape[1:], {})
             group[number] = augmented
-            if (len(group) + 1) * len(images) > limit:
-                found |= self._run(waiting.pop(augmented.shape[1:]), limit, more, keywords)
+            if (len(group) + 1) * len(images) > limits.join:
+                found |= self._run(waiting.pop(augmented.shape[1:]), limits.split, more, keywords)
         for group in waiting.values():
-            found |= self._run(group, limit, more, keywords)
+            found |= self._run(group, limits.split, more, keywords)
         return [found[number] for number in range(len(views))]
 
-    def limit(self, images: Tensor, more: Any = (), keywords: Any = None) -> int:
+    def limits(self, images: Tensor, more: Any = (), keywords: Any = None) -> Limits:
         """Return how many images a forward takes: as asked for, or as many as fit the memory.
 
         The first time for a kind of image, the model runs on one image, and the bytes of what it
         computes are counted.
         """
         if self.rows is not None:
-            return max(1, self.rows)
+            return Limits(self.rows, self.rows)
         if tracing() or not len(images):
-            return 1 << 62
+            return Limits(1 << 62, 1 << 62)
         kind = images.shape[1:], images.dtype, images.device.type, torch.is_grad_enabled()
         if kind not in self._bytes:
             self._bytes[kind] = self._counted(images, more, keywords or {})
-        memory = self.memory or (ON_CPU if images.device.type == "cpu" else ELSEWHERE)
-        return max(1, memory // self._bytes[kind])
+        each = self._bytes[kind]
+        if self.memory or images.device.type != "cpu":
+            most = max(1, (self.memory or ELSEWHERE) // each)
+            return Limits(most, most)
+        split = max(1, FAR // each)
+        return Limits(max(NEAR // each, min(FEW, split)), split)
 
     def mixes_rows(self) -> bool:
         """Tell whether images of one forward depend on each other: by statistics of the batch."""
