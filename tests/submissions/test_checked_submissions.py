@@ -93,7 +93,7 @@ def test_the_verb_says_all_faults_and_exits_with_1(tmp_path, sample):
     write(tmp_path / "mine.csv", answers=["", *ANSWERS[1:]])
     done = polyfuse("data", "check", tmp_path / "mine.csv", "--sample", sample)
     assert done.exit_code == 0
-    assert "1 empty answers, in rows 1" in done.stdout
+    assert "empty answers, 1: in rows 1" in done.stdout
     assert "mine.csv: 50 rows, the columns, ids and order of" in done.stdout
 
 

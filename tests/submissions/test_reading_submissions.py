@@ -1,13 +1,15 @@
 """Files of ids and answers as they come from strangers: every fault is found, and all at once."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyfuse.submissions import Submission, check_submission, read_submission
+from polyfuse.submissions import ACCEPTABLE, Submission, check_submission, read_submission
 from polyfuse.submissions.base import DIGITS
 from polyfuse.submissions.contents import suspicious, zeros_lost, zeros_lost_alone
 
@@ -166,3 +168,13 @@ def test_a_model_that_reads_no_leading_zero_is_not_blamed():
 
 def test_house_numbers_of_many_lengths_have_lost_nothing():
     assert zeros_lost([submission(house_numbers(300, seed), str(seed)) for seed in range(3)]) == []
+
+
+def test_the_page_names_every_fault_and_which_may_be_accepted():
+    page = (Path(__file__).parents[2] / "docs" / "submissions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| .* \|(.*)\|$", page, re.MULTILINE)
+    told = {word: said.strip() for words, said in rows for word in re.findall(r"`(\w+)`", words)}
+    assert {word for word, said in told.items() if said == "yes"} == set(ACCEPTABLE)
+    raised = {"unreadable", "columns", "cells", "empty_rows"}
+    raised |= {"missing_ids", "unknown_ids", "duplicate_ids"}
+    assert set(told) == raised | set(ACCEPTABLE)

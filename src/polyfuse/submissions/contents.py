@@ -107,7 +107,7 @@ def _stripped(one: Submission, others: dict[str, str]) -> list[Fault]:
 def _empty(answers: Sequence[str]) -> list[tuple[str, str]]:
     empty = [number for number, answer in enumerate(answers, 1) if not answer]
     numbers = shown(empty, quote="")
-    fact = f"{len(empty):,} empty answers, in rows {numbers}; fill them, or leave the file out"
+    fact = f"empty answers, {len(empty):,}: in rows {numbers}; fill them, or leave the file out"
     return [("empty_answers", fact)] if empty else []
 
 
@@ -124,7 +124,7 @@ def _foreign(answers: Sequence[str], alphabet: str) -> list[tuple[str, str]]:
         else "name all characters that answers are made of as the alphabet, or repair the file"
     )
     fact = (
-        f"{len(odd):,} answers have characters that are none of {shown([alphabet], quote='')}: "
+        f"answers with characters that are none of {shown([alphabet], quote='')}, {len(odd):,}: "
         f"{shown(strange)}, as in {shown(odd)}; {fix}"
     )
     return [("alphabet", fact)]
@@ -133,7 +133,7 @@ def _foreign(answers: Sequence[str], alphabet: str) -> list[tuple[str, str]]:
 def _long(answers: Sequence[str], longest: int) -> list[tuple[str, str]]:
     long = [answer for answer in answers if len(answer) > longest]
     fact = (
-        f"{len(long):,} answers have more than {longest} characters: {shown(long)}; state the "
+        f"answers of more than {longest} characters, {len(long):,}: {shown(long)}; state the "
         "longest there is, or repair the file"
     )
     return [("too_long", fact)] if long else []

@@ -110,10 +110,10 @@ def _row_faults(name: str, body: Sequence[Sequence[str]]) -> list[Fault]:
     faults = []
     if empty:
         numbers = shown(empty, quote="")
-        fact = f"{len(empty):,} empty rows, numbers {numbers} after the header; write it again"
+        fact = f"empty rows, {len(empty):,}: after the header {numbers}; write it again"
         faults.append(Fault(name, "empty_rows", fact))
     if uneven:
         which = shown(uneven, quote="")
-        fact = f"{len(uneven):,} rows have no two cells: {which}; it is cut off or damaged"
+        fact = f"rows without two cells, {len(uneven):,}: {which}; it is cut off or damaged"
         faults.append(Fault(name, "cells", fact))
     return faults

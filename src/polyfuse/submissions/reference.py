@@ -60,7 +60,7 @@ def _columns(one: Submission, reference: Submission) -> list[Fault]:
 
 def _twice(one: Submission) -> list[Fault]:
     twice = [name for name, count in Counter(one.ids).items() if count > 1]
-    fact = f"{len(twice):,} ids more than once: {shown(twice)}; keep one row each"
+    fact = f"ids more than once, {len(twice):,}: {shown(twice)}; keep one row each"
     return [Fault(one.name, "duplicate_ids", fact)] if twice else []
 
 
@@ -70,9 +70,11 @@ def _ids(one: Submission, reference: Submission) -> list[Fault]:
     strange = [name for name in dict.fromkeys(one.ids) if name not in wanted]
     faults = []
     if missing:
-        fact = f"{len(missing):,} ids of {reference.name} are missing: {shown(missing)}; add them"
+        fact = (
+            f"ids of {reference.name} that it lacks, {len(missing):,}: {shown(missing)}; add them"
+        )
         faults.append(Fault(one.name, "missing_ids", fact))
     if strange:
-        fact = f"{len(strange):,} ids that {reference.name} has not: {shown(strange)}; drop them"
+        fact = f"ids that {reference.name} lacks, {len(strange):,}: {shown(strange)}; drop them"
         faults.append(Fault(one.name, "unknown_ids", fact))
     return faults

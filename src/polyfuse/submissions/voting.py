@@ -190,8 +190,8 @@ def _refusal(faults: Sequence[Fault], count: int) -> str:
     files = len({fault.file for fault in faults})
     return (
         f"{files} of {count} submissions look broken:\n{listed(faults)}\n"
-        "repair them, or vote without them: broken='leave_out' (--broken leave_out); what is meant "
-        "to be so is accepted by the word in brackets: accept=['alphabet'] (--accept alphabet)"
+        "repair them, or vote without them: --broken leave_out (broken='leave_out'); what is meant "
+        "to look so is accepted by its word in brackets: --accept alphabet (accept=['alphabet'])"
     )
 
 
