@@ -148,6 +148,12 @@ def _kept(population: Population, what: str, split: str) -> NDArray[np.float32] 
         return None
     places = [record["members"].index(member.index) for member in population.members]
     array = predictions.parse(*records.checked(folder, name, files))
+    wanted = (len(record["members"]), population.rows(split))
+    if array.shape[:2] != wanted:
+        raise RunError(
+            f"'{printable(folder / name)}' is of shape {array.shape}, and there are {wanted[0]} "
+            f"members and {wanted[1]} rows; delete '{printable(folder)}' and run the recipe again"
+        )
     return np.asarray(array[places], np.float32)
 
 
@@ -184,7 +190,7 @@ def read_record(population: Population) -> Mapping[str, Any]:
         polyfuse.errors.RunError: 'RUN/views/chosen' holds no choice of views, or a damaged one; ...
     """
     folder = population.path / "views" / "chosen"
-    record = durable.read_json(folder / "chosen.json") if folder.is_dir() else None
+    record: Any = durable.read_json(folder / "chosen.json") if folder.is_dir() else None
     if not _is_record(record):
         raise RunError(
             f"'{printable(folder)}' holds no choice of views, or a damaged one; delete the folder "
@@ -197,7 +203,8 @@ def _is_record(record: Any) -> bool:
     """Tell whether a document from a file is a choice of views."""
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         return False
-    views, kept = record.get("views"), record.get("kept")
+    views: Any = record.get("views")
+    kept: Any = record.get("kept")
     lists = _are(views, str) and _are(kept, int) and _are(record.get("members"), int)
     return (
         lists
