@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from polyfuse.data import DATASETS
-from polyfuse.data.street_numbers import svhn_format1, svhn_format2
+from polyfuse.data.street_numbers import digit_struct, svhn_format1, svhn_format2
 from polyfuse.data.street_numbers.digit_struct import read_digit_struct
+from polyfuse.data.street_numbers.hdf5_objects import Unusual
 from polyfuse.errors import DataError, MissingExtraError
 
 FIELDS = ("label", "left", "top", "width", "height")
@@ -29,8 +30,9 @@ def struct(tmp_path):
     """Return a function that writes a digitStruct.mat as MATLAB lays it out."""
     h5py = pytest.importorskip("h5py", reason="h5py writes and reads SVHN format 1")
 
-    def write(entries, damage=lambda file: None, path=tmp_path / "digitStruct.mat"):
-        with h5py.File(path, "w") as file:
+    def write(entries, damage=lambda file: None, libver=None):
+        path = tmp_path / "digitStruct.mat"
+        with h5py.File(path, "w", libver=libver) as file:
             held, top = file.create_group("#refs#"), file.create_group("digitStruct")
             shape = len(entries), 1
             names = top.create_dataset("name", shape, h5py.ref_dtype)
@@ -130,6 +132,79 @@ def test_what_was_written_is_read(struct):
     read = read_digit_struct(struct(entries), lambda done, total: seen.append((done, total)))
     assert [(entry.name, dict(entry.fields)) for entry in read] == entries
     assert seen == [(3, 3)]
+
+
+def slowly(monkeypatch):
+    """Have every object read by h5py."""
+
+    def unusual(self, name, box):
+        raise Unusual("all of it")
+
+    monkeypatch.setattr(digit_struct._Struct, "_quickly", unusual)
+
+
+def entries_or_error(path):
+    try:
+        return read_digit_struct(path)
+    except DataError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("part", ["train", "test", "extra"])
+def test_true_files_are_read_from_their_bytes_alone_as_h5py_reads_them(real, part, monkeypatch):
+    path = real / part / "digitStruct.mat"
+    with monkeypatch.context() as patch:
+        patch.setattr(digit_struct._Struct, "_fields", None)  # what h5py would be asked by
+        quick = read_digit_struct(path)
+    slowly(monkeypatch)
+    assert read_digit_struct(path) == quick
+
+
+def test_what_another_program_wrote_is_read_by_h5py(struct, monkeypatch):
+    path = struct([ONE, TWO], libver="latest")
+    objects = digit_struct._Struct._quickly
+
+    def none(self, name, box):
+        with pytest.raises(Unusual):
+            objects(self, name, box)
+        raise Unusual("all of it")
+
+    monkeypatch.setattr(digit_struct._Struct, "_quickly", none)
+    assert [(entry.name, dict(entry.fields)) for entry in read_digit_struct(path)] == [ONE, TWO]
+
+
+def narrow(file):
+    """Have a number of another type."""
+    del file["#refs#/b0/left"]
+    file["#refs#/b0"].create_dataset("left", data=np.array([[5]], ">i2"))
+
+
+def test_numbers_of_another_type_are_read(struct):
+    read = read_digit_struct(struct([ONE, TWO], narrow))
+    assert [(entry.name, dict(entry.fields)) for entry in read] == [ONE, TWO]
+
+
+def test_damaged_bytes_are_read_as_h5py_reads_them(real, tmp_path, monkeypatch):
+    raw = (real / "test" / "digitStruct.mat").read_bytes()
+    target, rng = tmp_path / "digitStruct.mat", np.random.default_rng(1)
+    differing = 0
+    for _ in range(15):
+        bad = bytearray(raw)
+        for place in rng.integers(0, len(bad), 200):
+            bad[place] = rng.integers(256)
+        target.write_bytes(bad)
+        quick = entries_or_error(target)
+        with monkeypatch.context() as patch:
+            slowly(patch)
+            slow = entries_or_error(target)
+        assert isinstance(quick, str) or isinstance(slow, str) or same(quick, slow)
+        differing += quick != entries_or_error(real / "test" / "digitStruct.mat")
+    assert differing
+
+
+def same(quick, slow):
+    """Tell whether entries are the same; NaN is NaN."""
+    return repr(quick) == repr(slow)
 
 
 def test_a_true_file_cut_anywhere(real, tmp_path):
