@@ -42,14 +42,14 @@ fit:
   batch_size: 16
   optimizer: {{name: adam, lr: 1e-2}}
   loss: character_cross_entropy
-scoreboard: {{replicates: 200}}
+scoreboard: {{replicates: 60}}
 """
 LENGTHS = """\
 name: lengths
 data: {{name: arrays, path: '{data}', blank: 4, target: length}}
 model: {{name: mlp, inputs: 19, classes: 4, hidden: 16}}
 training: {{name: kfold, folds: 2}}
-fit: {{epochs: 20, batch_size: 16, optimizer: {{name: adam, lr: 3e-2}}}}
+fit: {{epochs: 12, batch_size: 16, optimizer: {{name: adam, lr: 3e-2}}}}
 scoreboard: {{replicates: 50}}
 """
 

@@ -231,7 +231,8 @@ def fewer(folder, lengths):
 
 def test_runs_of_other_rows_are_refused_before_anything_is_trained(done, folder, tmp_path):
     make_strings(tmp_path / "other.npz", seed=7)
-    other = run(make_lengths(tmp_path, tmp_path / "other.npz"), out=tmp_path / "OTHER").path
+    other = make_lengths(tmp_path, tmp_path / "other.npz")
+    other = run(other, out=tmp_path / "OTHER", settings=["fit.epochs=1"]).path
     words = tmp_path / "words.txt"
     words.write_text("012\n0x\n01234\n")
     steps = [
@@ -353,8 +354,8 @@ def test_members_in_lock_step_have_length_heads_too(done, tmp_path):
     shutil.copy(done[0].parent / "data.npz", tmp_path)
     recipe = make_recipe(tmp_path, ["joint_length"])
     sys.path.remove(str(tmp_path))
-    recipe.write_text(recipe.read_text().replace("  epochs: 2", "  epochs: 2\n  together: always"))
-    population = run(recipe, out=tmp_path / "RUN").population
+    changed = ["fit.epochs=1", "fit.together=always"]
+    population = run(recipe, out=tmp_path / "RUN", settings=changed).population
     assert population.lengths("val").shape == (2, 120, 4)
     assert population.fusion("+ joint_length")["decoding"]["strength"] > 0
 
