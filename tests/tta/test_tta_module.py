@@ -128,6 +128,19 @@ def test_any_combiner_merges(merge, kind):
     torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("merge", ["mean_probability", "mean_logit", "geometric_mean", "product"])
+@pytest.mark.parametrize("returns", ["prob", "log_prob"])
+def test_large_outputs_are_added_up_as_they_come(merge, returns):
+    """Nothing but the sum is kept of them, and the answer is that of all at once."""
+    views, scores = flips(), 3 * torch.randn(1, 3, 160, 160)
+    tta = TTA(lambda x: x, views, task="masks", merge=merge, returns=returns, weights=[1, 2, 0, 1])
+    each = torch.stack([scores.movedim(1, -1)] * 3)
+    wanted = merge_views(each, [1, 2, 1], combiner=merge, returns=returns).movedim(-1, 1)
+    torch.testing.assert_close(tta(scores), wanted)
+    with pytest.raises(DataError, match="NaN or infinity: look at"):
+        tta(scores.where(scores < 9, torch.nan).index_fill(3, torch.tensor(7), torch.nan))
+
+
 def test_one_view_is_the_model():
     model, batch = Net().eval(), images()
     torch.testing.assert_close(TTA(model, Identity())(batch), model(batch).softmax(-1))

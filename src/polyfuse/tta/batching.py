@@ -1,7 +1,7 @@
 """All views in as few forwards as there is memory for: the same numbers as one view at a time."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,23 +50,24 @@ class Batches:
 
     def outputs(
         self, views: Sequence[View], images: Tensor, more: Any = (), keywords: Any = None
-    ) -> list[Any]:
-        """Return the model's outputs for each view, in their order."""
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each view and the model's outputs for it, as they come."""
         keywords = keywords or {}
         if self.mixes_rows():
-            return [self.model(view.apply(images), *more, **keywords) for view in views]
+            for number, view in enumerate(views):
+                yield number, self.model(view.apply(images), *more, **keywords)
+            return
         limits = self.limits(images, more, keywords)
-        found: dict[int, Any] = {}
         waiting: dict[torch.Size, dict[int, Tensor]] = {}
         for number, view in enumerate(views):
             augmented = view.apply(images)
             group = waiting.setdefault(augmented.shape[1:], {})
             group[number] = augmented
             if (len(group) + 1) * len(images) > limits.join:
-                found |= self._run(waiting.pop(augmented.shape[1:]), limits.split, more, keywords)
+                group = waiting.pop(augmented.shape[1:])
+                yield from self._run(group, limits.split, more, keywords)
         for group in waiting.values():
-            found |= self._run(group, limits.split, more, keywords)
-        return [found[number] for number in range(len(views))]
+            yield from self._run(group, limits.split, more, keywords)
 
     def limits(self, images: Tensor, more: Any = (), keywords: Any = None) -> Limits:
         """Return how many images a forward takes: as asked for, or as many as fit the memory.
@@ -94,7 +95,7 @@ class Batches:
 
     def _run(
         self, group: dict[int, Tensor], limit: int, more: Any, keywords: Any
-    ) -> dict[int, Any]:
+    ) -> Iterator[tuple[int, Any]]:
         """Run views of one shape together, in pieces of at most so many images."""
         tensors = list(group.values())
         count, total = len(tensors[0]), len(tensors[0]) * len(tensors)
@@ -109,7 +110,7 @@ class Batches:
             for start in range(0, max(1, total), max(1, limit))
         ]
         outputs = put_together(pieces)
-        return dict(zip(group, taken_apart(outputs, [count] * len(tensors)), strict=True))
+        return zip(group, taken_apart(outputs, [count] * len(tensors)), strict=True)
 
     def _counted(self, images: Tensor, more: Any, keywords: Any) -> int:
         """Return the bytes of activations of one image, at least those of the image."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfuse.combine import COMBINERS, mean_value
+from polyfuse.combine import COMBINERS, mean_value, product
 from polyfuse.combine.base import Array, Members, Pieces, shares
 from polyfuse.errors import DataError, did_you_mean, printable, refuse_unknown
 from polyfuse.parameters import one_of
@@ -125,28 +125,28 @@ def check_options(combiner: Combiner, options: Iterable[str]) -> None:
         refuse_unknown(name, options, [p.name for p in parameters if p.name not in _GIVEN])
 
 
-def says_of(weights: Any, count: int, classes: int, *, exponents: bool = False) -> list[Any]:
+def says_of(weights: Any, count: int, classes: int, combiner: Combiner) -> list[Any]:
     """Return the say of each view: a number, or `(class,)` numbers as a tensor.
 
     Args:
         weights: `(view,)` or `(view, class)`; None for equal ones.
         count: of views.
         classes: of the outputs.
-        exponents: they are used as they are, not as shares of 1.
+        combiner: one of `MEANS`; of a product weights are exponents, used as they are.
 
     Raises:
         DataError: they do not fit, are negative, or none is above 0.
 
     Example:
-        >>> says_of([1, 3], 2, 10)
+        >>> says_of([1, 3], 2, 10, mean_value)
         [0.25, 0.75]
     """
     if weights is None:
-        return [1.0 if exponents else 1 / count] * count
+        return [1.0 if combiner is product else 1 / count] * count
     numbers = plain(weights)
     if numbers.ndim != 2:
         checked = shares(numbers, count)
-        return numbers.tolist() if exponents else checked
+        return numbers.tolist() if combiner is product else checked
     if numbers.shape != (count, classes) or not np.isfinite(numbers).all() or numbers.min() < 0:
         raise DataError(
             f"weights of shape {numbers.shape} do not fit {count} views and {classes} classes: "
@@ -164,7 +164,7 @@ def _mean(running: Running, outputs: Any, weights: Any, coverage: Any) -> Any:
         outputs, space=running.space, exclusive=running.exclusive, spaces=spaces
     )
     each, classes = members.each, outputs[0].shape[-1]
-    says = says_of(weights, len(each), classes, exponents=running.combiner is COMBINERS["product"])
+    says = says_of(weights, len(each), classes, running.combiner)
     seen: Any = [None] * len(each)
     if coverage is not None:
         seen = places_of(coverage, len(each), each[0])

@@ -1,6 +1,6 @@
 """TTA: a model and views of its inputs as one `nn.Module`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from polyfuse.ensemble.base import follow
 from polyfuse.errors import DataError, printable
-from polyfuse.tta.base import Size, as_views, coverage, sized
+from polyfuse.tta.base import Size, View, as_views, coverage, sized
 from polyfuse.tta.batching import Batches
-from polyfuse.tta.merging import check_options, combiner_of, merge_views
+from polyfuse.tta.mergers import Merger, merger_of
+from polyfuse.tta.merging import check_options, combiner_of
 from polyfuse.tta.outputs import Key, parts_of, rebuilt
 from polyfuse.tta.tasks import Task, task_of
 
@@ -99,12 +100,17 @@ class TTA(nn.Module):
             DataError: outputs that do not fit the task, a view that cannot be undone.
         """
         numbers, weights = self._heard()
-        outputs, keyed = self._undone(numbers, images, more, keywords)
-        merged = {
-            key: self._merged(key, each, numbers, weights, sized(images))
-            for key, each in keyed.items()
-        }
-        return rebuilt(outputs, merged)
+        mergers: dict[Key, Merger] = {}
+        outputs = None
+        for number, outputs in self._outputs(numbers, images, more, keywords):
+            for key, task, part in self._parts(outputs):
+                undone = self._undone(task, part, self.views[numbers[number]], sized(images))
+                if key not in mergers:
+                    mergers[key] = self._merger(key, undone, numbers, weights, sized(images))
+                mergers[key].add(number, undone)
+        tasks = {key: task for key, task, _ in self._parts(outputs)}
+        answers = {key: tasks[key].laid_out(merger.answer()) for key, merger in mergers.items()}
+        return rebuilt(outputs, answers)
 
     def outputs(self, images: Tensor, *more: Any, **keywords: Any) -> Any:
         """Return what the model says of every view, undone but not merged.
@@ -113,8 +119,14 @@ class TTA(nn.Module):
             `(view, n, ..., class)`, in a dict or tuple where the model returns one. Masks are
             `(view, n, height, width, class)`, 0 where a view has no say.
         """
-        outputs, keyed = self._undone(range(len(self.views)), images, more, keywords)
-        return rebuilt(outputs, {key: torch.stack(each) for key, each in keyed.items()})
+        found: dict[Key, dict[int, Tensor]] = {}
+        outputs = None
+        for number, outputs in self._outputs(range(len(self.views)), images, more, keywords):
+            for key, task, part in self._parts(outputs):
+                undone = self._undone(task, part, self.views[number], sized(images))
+                found.setdefault(key, {})[number] = undone
+        each = {key: torch.stack([of[n] for n in sorted(of)]) for key, of in found.items()}
+        return rebuilt(outputs, each)
 
     def extra_repr(self) -> str:
         """Return the views with their weights."""
@@ -123,38 +135,43 @@ class TTA(nn.Module):
             return f"views={names}"
         return f"views={dict(zip(names, self.weights.tolist(), strict=True))}"
 
-    def _undone(self, numbers: Any, images: Tensor, more: Any, keywords: Any) -> Any:
-        """Return an example of the model's outputs, and those of all views by key, undone."""
-        size, views = sized(images), [self.views[number] for number in numbers]
+    def _outputs(
+        self, numbers: Sequence[int], images: Tensor, more: Any, keywords: Any
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield each view's place among these, and the model's outputs for it."""
+        sized(images)
         with _as_in_test(self.model):
-            outputs = self.batches.outputs(views, images, more, keywords)
-        each = [dict(parts_of(one)) for one in outputs]
-        keyed = {
-            key: [task.undo(o[key], v, size) for o, v in zip(each, views, strict=True)]
-            for key in each[0]
-            if (task := self._of(self.task, key, "task")) is not None
-        }
-        return outputs[0], keyed
+            views = [self.views[number] for number in numbers]
+            yield from self.batches.outputs(views, images, more, keywords)
 
-    def _merged(
-        self, key: Key, each: list[Tensor], numbers: Any, weights: Any, size: Size
-    ) -> Tensor:
-        """Return the answer for one part of the outputs."""
-        task: Task = self._of(self.task, key, "task")
-        combiner = self._of(self.merge, key, "merge") or task.combiner
-        seen = self._seen(size, each[0]) if task.spatial else None
+    def _undone(self, task: Task, part: Tensor, view: View, size: Size) -> Tensor:
+        """Return part of an output as of the image itself."""
+        undone = task.undo(part, view, size)
         if task.spatial and self.space == "log_prob" and not task.plain:
-            each = [one.log_softmax(-1) for one in each]  # what was resized does not sum to 1
-        merged = merge_views(
-            each,
+            return undone.log_softmax(-1)  # after a resize they do not sum to 1
+        return undone
+
+    def _parts(self, outputs: Any) -> list[tuple[Key, Task, Tensor]]:
+        """Return the parts of an output that have a task."""
+        each = [(key, self._of(self.task, key, "task"), part) for key, part in parts_of(outputs)]
+        return [one for one in each if one[1] is not None]
+
+    def _merger(
+        self, key: Key, first: Tensor, numbers: Sequence[int], weights: Any, size: Size
+    ) -> Merger:
+        """Return what merges one part of the outputs."""
+        task: Task = self._of(self.task, key, "task")
+        seen = self._seen(size, first) if task.spatial else None
+        return merger_of(
+            first,
+            [self.views[number].name for number in numbers],
             weights,
-            combiner=combiner,
+            combiner=self._of(self.merge, key, "merge") or combiner_of(task.combiner),
+            coverage=None if seen is None else seen[list(numbers)],
             space=self.space,
             returns="prob" if task.plain else self.returns,
-            coverage=None if seen is None else seen[list(numbers)],
-            **({} if task.plain else self.options),
+            options={} if task.plain else self.options,
         )
-        return task.laid_out(merged)
 
     def _of(self, keyed: Mapping[Any, Any], key: Key, what: str) -> Any:
         """Return what is meant for a part of the outputs.
