@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from polyfuse.errors import printable
-from polyfuse.metrics import LOWER_IS_BETTER
+from polyfuse.metrics import Score, replicate_scores
 from polyfuse.population import Population
 from polyfuse.row_scores import Scores, deciding
 from polyfuse.sequences import decode
@@ -112,36 +112,26 @@ def _compared(
     population: Population,
     split: str,
     pairs: Sequence[tuple[str, str]],
-    scores: Mapping[str, Any],
+    scores: Mapping[str, Score],
     document: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
+    """Return each pair's gain; all are scored on the same replicates."""
     _, replicates, seed = document["interval"].values()
-    lower = document["metric"] in LOWER_IS_BETTER
-    found: list[Pair | None] = []
+    draws = {"replicates": replicates, "seed": seed, "groups": population.groups(split)}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    every = replicate_scores([scores[name] for name in names], **draws)
+    drawn = dict(zip(names, every.T, strict=True))
+    found = []
     for before, after in pairs:
-        rows = {after: scores.get(after), before: scores.get(before)}
-        if before == after or None in rows.values():
-            found.append(None)
-            continue
-        [pair] = compare_pairs(
-            rows,
-            reference=before,
-            lower_is_better=lower,
-            replicates=replicates,
-            seed=seed,
-            groups=population.groups(split),
-        )
-        found.append(pair)
-    corrected = iter(holm([pair.p for pair in found if pair is not None]))
-    return [_told(pair, next(corrected) if pair else 1.0, lower=lower) for pair in found]
+        rows = {after: scores[after], before: scores[before]}
+        found += compare_pairs(rows, reference=before, drawn=drawn, **draws)
+    corrected = holm([pair.p for pair in found])
+    return [_told(pair, p) for pair, p in zip(found, corrected, strict=True)]
 
 
-def _told(pair: Pair | None, p: float, *, lower: bool) -> dict[str, Any]:
-    if pair is None:
-        return {"value": None, "low": None, "high": None, "p": None, "better": False}
+def _told(pair: Pair, p: float) -> dict[str, Any]:
     gain = pair.difference
-    apart = gain.high < 0 if lower else gain.low > 0
-    return {**gain._asdict(), "p": p, "better": bool(apart and p <= LEVEL)}
+    return {**gain._asdict(), "p": p, "better": bool(gain.low > 0 and p <= LEVEL)}
 
 
 def _changed(before: NDArray[Any], after: NDArray[Any], population: Population) -> int:

@@ -23,7 +23,8 @@ from polyfuse.recipes import decoding as recipe_decoding
 from polyfuse.recipes import run as module
 from polyfuse.recipes.schema import check
 from polyfuse.recipes.source import parse
-from polyfuse.sequences import strings
+from polyfuse.sequences import decode, strings
+from polyfuse.significance import holm, mcnemar
 from tiny_run import digests, polyfuse
 from tiny_strings import BLANK, make_lengths, make_recipe, make_strings
 
@@ -86,6 +87,23 @@ def test_heads_that_disagree_about_the_length_gain_by_the_length_head(done):
         assert joint[split]["value"] == pytest.approx(rows[1] - rows[0])
     assert board.document["steps"][0]["before"] == board.document["best_member"]
     assert board.best == "+ joint_length"
+
+
+def test_gains_are_those_of_the_answers_corrected_for_all_steps(done):
+    population, document = done[1].population, done[1].scoreboard.document
+    for split in ("val", "test"):
+        truth = population.labels(split)
+        [best] = (m for m in population.members if m.name == document["best_member"])
+        said = {best.name: best.predictions(split)}
+        said |= {s["name"]: population.said(s["name"], split) for s in document["steps"]}
+        right = {name: (decode(a, blank=BLANK) == truth).all(1) for name, a in said.items()}
+        pairs = [(right[step["name"]], right[step["before"]]) for step in document["steps"]]
+        wanted = holm([mcnemar(*pair) for pair in pairs])
+        assert [step[split]["p"] for step in document["steps"]] == pytest.approx(wanted)
+        for step, (after, before) in zip(document["steps"], pairs, strict=True):
+            gain = step[split]
+            assert gain["value"] == pytest.approx(after.mean() - before.mean())
+            assert gain["low"] <= gain["value"] <= gain["high"]
 
 
 def test_what_each_step_bought_is_told_within_80_columns(done, monkeypatch):
