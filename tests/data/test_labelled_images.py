@@ -355,5 +355,7 @@ def test_a_tar_that_changes_is_not_read_on(tmp_path):
 
 def test_images_in_two_places_are_ambiguous(tmp_path):
     tarred(tmp_path, [])
+    picture(0).save(tmp_path / "0.png")
+    assert "has images beside 'labels.csv', such as '0.png', and 'images.tar'" in refused(tmp_path)
     (tmp_path / "images").mkdir()
     assert "has both 'images' and 'images.tar'; keep one" in refused(tmp_path)

@@ -114,11 +114,16 @@ def _listed(source: ImageFiles, part: str, alphabet: str, longest: int, faults: 
 
 def _place(source: ImageFiles, part: str) -> str:
     """Return where a part's images are: `images`, `images.tar`, or beside the labels."""
-    inner = path_of(part, "images")
-    root = source.root
-    return (
-        source.place(inner) if (root / inner).is_dir() or (root / (inner + TAR)).exists() else part
-    )
+    inner, root = path_of(part, "images"), source.root
+    if not (root / inner).is_dir() and not (root / (inner + TAR)).exists():
+        return part
+    place, beside = source.place(inner), source.names(part)
+    if beside:
+        raise DataError(
+            f"'{printable(root / part)}' has images beside '{LABELS}', such as "
+            f"'{printable(beside[0])}', and '{printable(place)}'; put all in one place"
+        )
+    return place
 
 
 def _code_fault(code: str, number: dict[str, int], longest: int) -> tuple[str, str] | None:

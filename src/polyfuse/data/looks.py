@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from polyfuse.data.images import Box
 from polyfuse.errors import DataError, did_you_mean, printable
 
-CROPS = ("union", "whole")
+Crop = Literal["union", "whole"]
+CROPS: tuple[Crop, ...] = get_args(Crop)
 MAY_CHANGE = ("root", "workers", "cache", "report")  # options that change no number
 MARGIN = 0.15  # Goodfellow et al. 2013, section 5: the box around all digits grows by 30 %
 CACHE = 256  # megabytes

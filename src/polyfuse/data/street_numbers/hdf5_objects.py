@@ -25,7 +25,7 @@ class Plain(NamedTuple):
     """The values of a dataset: what they are, how many, and their bytes."""
 
     kind: str  # d double, H character, Q address
-    count: int
+    length: int
     raw: bytes
 
 
@@ -67,12 +67,12 @@ class Objects:
         found = self.values(address)
         if found.kind == "H":
             raise Unusual("characters")
-        values = struct.unpack(f"<{found.count}{found.kind}", found.raw)
+        values = struct.unpack(f"<{found.length}{found.kind}", found.raw)
         return [self._number(value) for value in values] if found.kind == "Q" else list(values)
 
     def _number(self, address: int) -> float:
         found = self.values(address)
-        if found.kind != "d" or found.count != 1:
+        if found.kind != "d" or found.length != 1:
             raise Unusual("no number")
         return float(struct.unpack("<d", found.raw)[0])
 

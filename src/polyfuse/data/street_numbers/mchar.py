@@ -16,7 +16,7 @@ from polyfuse.data.base import Splits
 from polyfuse.data.faults import Faults, rows_of
 from polyfuse.data.image_files import ImageFiles
 from polyfuse.data.listing import Listed, matched, path_of
-from polyfuse.data.looks import CACHE, MARGIN, look
+from polyfuse.data.looks import CACHE, MARGIN, Crop, look
 from polyfuse.data.streamed import opened
 from polyfuse.data.street_numbers.base import POSITIONS, SIZE, Entry, listed_digits
 from polyfuse.errors import DataError, PolyfuseError, printable
@@ -33,8 +33,8 @@ def mchar(
     *,
     root: str,
     size: Sequence[int] = SIZE,
-    crop: str = "whole",
-    val_crop: str | None = None,
+    crop: Crop = "whole",
+    val_crop: Crop | None = None,
     margin: float = MARGIN,
     longest: int = POSITIONS,
     test: str = "mchar_test_a",

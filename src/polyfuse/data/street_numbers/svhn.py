@@ -18,7 +18,7 @@ from polyfuse.data.base import Labels, Splits
 from polyfuse.data.faults import Faults
 from polyfuse.data.image_files import ImageFiles
 from polyfuse.data.listing import Listed, dealt, dealt_splits, joined
-from polyfuse.data.looks import CACHE, MARGIN, look
+from polyfuse.data.looks import CACHE, MARGIN, Crop, look
 from polyfuse.data.streamed import opened
 from polyfuse.data.street_numbers.base import BLANK, POSITIONS, SIZE, StreetNumbers, listed_digits
 from polyfuse.data.street_numbers.digit_struct import read_digit_struct
@@ -35,7 +35,7 @@ def svhn_format1(
     *,
     root: str,
     size: Sequence[int] = SIZE,
-    crop: str = "union",
+    crop: Crop = "union",
     margin: float = MARGIN,
     longest: int = POSITIONS,
     extra: bool = False,
