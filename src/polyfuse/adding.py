@@ -14,7 +14,7 @@ from polyfuse import durable
 from polyfuse.compare import FUSIONS
 from polyfuse.data.base import Splits
 from polyfuse.errors import DataError, RecipeError, RunError, printable
-from polyfuse.foreign import Logits, learned_rows, said_by, there_already
+from polyfuse.foreign import Logits, learned_rows, lengths_said_by, said_by, there_already
 from polyfuse.foreign_weights import applied, costs, loaded
 from polyfuse.labels import write_labels
 from polyfuse.members import FIRST_ADDED, FOREIGN, LONGEST, Member, is_name, write_member
@@ -52,6 +52,7 @@ def add_member(
     *,
     predictions: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
+    lengths: Mapping[str, Any] | None = None,
     model: str | Factory | None = None,
     key: str | None = None,
     data: Splits | None = None,
@@ -71,6 +72,8 @@ def add_member(
             by ids where there are ids. Alternative to `checkpoint`.
         checkpoint: weights in any format; the member then predicts the run's own data, and may be
             applied to new inputs.
+        lengths: beside predictions of strings, what it says of their lengths on val and test: a
+            file, or `(row, positions + 1)` numbers, of the lengths from 0.
         model: makes the checkpoint's model: a function, `package.module:function`, or a model as a
             recipe has it; the recipe's own by default.
         key: the state dict inside the checkpoint.
@@ -102,9 +105,12 @@ def add_member(
         durable.remove_leftovers(root)
         population = Population.open(root)
         _refuse(population, name, predictions, checkpoint, model, space, parameters, milliseconds)
+        _refuse_lengths(lengths, predictions)
         learned = learned_rows(population, trained_on)
         if predictions is not None:
             brought = _by_predictions(population, name, predictions, space, learned)
+            if lengths is not None:
+                _bring_lengths(population, name, lengths, brought)
         else:
             assert checkpoint is not None  # one of both is given
             splits, factory = _recipe(root, data, recipe, model)
@@ -209,6 +215,21 @@ def _by_predictions(
             f"Of train, the predictions of {len(learned):,} rows that it trained on are left out"
         )
     return _Brought(logits, {"parameters": None, "source": {"predictions": said.source}}, notes)
+
+
+def _refuse_lengths(lengths: Any, predictions: Any) -> None:
+    if lengths is not None and predictions is None:
+        raise DataError("lengths go with predictions; a checkpoint's model says them itself")
+
+
+def _bring_lengths(
+    population: Population, name: str, lengths: Mapping[str, Any], brought: _Brought
+) -> None:
+    """Put what a member says of lengths beside its predictions."""
+    said = lengths_said_by(population, lengths, name=name)
+    brought.lengths = dict(said.logits)
+    brought.facts["source"] |= {"lengths": dict(said.source)}
+    brought.notes += said.notes
 
 
 def _recipe(

@@ -92,16 +92,59 @@ def said_by(
     )
 
 
+def lengths_said_by(population: Population, given: Mapping[str, Any], *, name: str) -> Said:
+    """Read what a member says of the lengths of strings, as `said_by` does of the characters.
+
+    Args:
+        population: of strings, that it shall join.
+        given: of val and test, a file, `Predictions`, or `(row, positions + 1)` numbers.
+        name: of the member.
+
+    Raises:
+        DataError: labels that are no strings; a split that lacks, rows or lengths that do not fit.
+
+    Example:
+        >>> lengths_said_by.__name__
+        'lengths_said_by'
+    """
+    labels = population.labels("val")
+    if population.index["blank"] is None or labels is None:
+        raise DataError("lengths are of strings, and this run reads none; leave lengths out")
+    shape, faults = (labels.shape[1] + 1,), []
+    found: dict[str, _Read] = {}
+    if given.keys() != set(NEEDED):
+        faults = [f"lengths are of val and test, got {printable(', '.join(given))}"]
+    for split in given.keys() & set(NEEDED):
+        try:
+            found[split] = _read(population, split, given[split], f"{name}, lengths", None, shape)
+        except PolyfuseError as error:
+            faults += [f"lengths: {line}" for line in str(error).split("\n")]
+    if faults:
+        raise DataError("\n".join(faults))
+    return Said(
+        {split: read.logits for split, read in found.items()},
+        {f"lengths of {split}": read.source for split, read in found.items()},
+        tuple(dict.fromkeys(note for read in found.values() for note in read.notes)),
+    )
+
+
 class _Read(NamedTuple):
     logits: Logits
     source: Mapping[str, Any]
     notes: Sequence[str]
 
 
-def _read(population: Population, split: str, given: Any, name: str, space: str | None) -> _Read:
+def _read(
+    population: Population,
+    split: str,
+    given: Any,
+    name: str,
+    space: str | None,
+    shape: tuple[int, ...] | None = None,
+) -> _Read:
     """Return logits in the population's order, and where they came from."""
     member = _predictions(given, f"{name}, {split}", space)
-    shape = _row_shape(population, split)
+    shape = shape or _row_shape(population, split)
     shaped = _shaped(member, population.task, shape)
     if shaped.space == "label":
         raise DataError(

@@ -15,7 +15,7 @@ from rich.console import Console
 from polyfuse import durable, terminal
 from polyfuse.adding import add_member
 from polyfuse.corrections import corrections_of
-from polyfuse.errors import RecipeError, RunError
+from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.inference import predict_lengths
 from polyfuse.population_decoding import making
 from polyfuse.population_lengths import HEAD, pooled
@@ -25,7 +25,7 @@ from polyfuse.recipes.schema import check
 from polyfuse.recipes.source import parse
 from polyfuse.sequences import decode, strings
 from polyfuse.significance import holm, mcnemar
-from tiny_run import digests, polyfuse
+from tiny_run import digests, polyfuse, refused
 from tiny_strings import BLANK, make_lengths, make_recipe, make_strings
 
 run = partial(module.run, workers=1)
@@ -259,9 +259,9 @@ def test_runs_of_other_rows_are_refused_before_anything_is_trained(done, folder,
     ]
     recipe = make_recipe(tmp_path, steps)
     sys.path.remove(str(tmp_path))
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as raised:
         run(recipe, out=tmp_path / "RUN")
-    told = str(refused.value)
+    told = str(raised.value)
     for fault in ("of val has length", "of test has length", "has 'x'", "has 5 characters"):
         assert fault in told
     assert "is a run of other rows" in told
@@ -296,9 +296,9 @@ decoding:
 
 
 def test_all_faults_are_told_at_once_with_their_lines():
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(RecipeError) as raised:
         check(parse(FAULTY, "mine.yaml"))
-    told = str(refused.value)
+    told = str(raised.value)
     for fault in (
         "line 6: decoding: stands on mean_probability; list it under fusions",
         "line 7: decoding.average: the recipe tracks no averages",
@@ -330,9 +330,9 @@ def test_all_faults_are_told_at_once_with_their_lines():
 )
 def test_bad_decodings_are_refused(given, fault):
     known = FAULTY.split("fusions:")[0]
-    with pytest.raises(RecipeError, match="decoding") as refused:
+    with pytest.raises(RecipeError, match="decoding") as raised:
         check(parse(known + given, "mine.yaml"))
-    assert fault in str(refused.value)
+    assert fault in str(raised.value)
 
 
 def test_files_that_a_folder_names_are_not_opened(tmp_path):
@@ -366,6 +366,32 @@ def test_a_foreign_checkpoint_brings_its_length_head(done, folder, tmp_path):
     assert corrections_of(population) == []
     again = run(recipe, out=root)
     assert again.scoreboard.row("+ joint_length")["average"] == "ema"
+
+
+def test_foreign_predictions_bring_lengths_beside_them(done, tmp_path):
+    recipe, finished = done
+    root, own = shutil.copytree(finished.path, tmp_path / "RUN"), finished.population
+    files = []
+    for split in ("val", "test"):
+        said = 1.5 * own.members[0].predictions(split) + 0.1 * own.members[1].predictions(split)
+        np.save(tmp_path / f"{split}.npy", said)
+        np.save(tmp_path / f"l_{split}.npy", own.lengths(split)[0])
+        files += ["--predictions", f"{split}={tmp_path / f'{split}.npy'}"]
+    given = [f"--lengths={split}={tmp_path / f'l_{split}.npy'}" for split in ("val", "test")]
+    command = ("add", root, "--name", "other", *files, "--recipe", recipe)
+    assert "lengths are of val and test, got val" in refused(*command, given[0])
+    np.save(tmp_path / "odd.npy", own.lengths("test")[0][:, :3])
+    odd = refused(*command, given[0], f"--lengths=test={tmp_path / 'odd.npy'}")
+    assert "has (3,) a row, but members of" in odd
+    assert polyfuse(*command, *given).exit_code == 0
+    population = module.Population.open(root)
+    np.testing.assert_array_equal(population.lengths("val")[2], own.lengths("val")[0])
+    assert set(population.members[2].record["source"]["lengths"]) == {
+        "lengths of val",
+        "lengths of test",
+    }
+    with pytest.raises(DataError, match="lengths go with predictions"):
+        add_member(root, "x", checkpoint="net.pt", lengths={"val": own.lengths("val")[0]})
 
 
 def test_members_in_lock_step_have_length_heads_too(done, tmp_path):

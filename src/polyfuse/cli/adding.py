@@ -32,6 +32,13 @@ def add(
     checkpoint: Annotated[
         Path | None, Option(metavar="CKPT", help="Its weights, in any format, instead.")
     ] = None,
+    lengths: Annotated[
+        list[str] | None,
+        Option(
+            metavar="SPLIT=FILE",
+            help="Beside predictions of strings: what it says of their lengths, of val and test.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         Option(
@@ -80,6 +87,7 @@ def add(
         raise BadParameter(f"{space!r} is none of {', '.join(SPACES)}", param_hint="--space")
     options: dict[str, Any] = {
         "predictions": dict(files) or None,
+        "lengths": dict(pairs(lengths, "--lengths")) or None,
         "checkpoint": checkpoint,
         "model": model,
         "key": key,
@@ -112,8 +120,8 @@ def _show(folder: Path, done: "Added") -> None:
 
     board = done.scoreboard
     if board is not None:
-        for split in board.splits():
-            show_table(board.table(split))
+        for table in board.every_table():
+            show_table(table)
         for line in board.summary():
             show_text(line)
     for note in done.notes:
