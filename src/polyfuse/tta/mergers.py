@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from polyfuse.combine import mean_value
 from polyfuse.tta.merging import merge_views, says_of
 from polyfuse.tta.places import filled
 from polyfuse.tta.running import MEANS, Running
@@ -106,7 +107,8 @@ def merger_of(
         >>> merger.answer()
         tensor([4.])
     """
-    if combiner not in MEANS or (first.numel() < _LARGE and coverage is None):
+    kept = first.numel() < _LARGE and coverage is None and combiner is not mean_value
+    if kept or combiner not in MEANS:
         given = {"combiner": combiner, "space": space, "returns": returns, "coverage": coverage}
         return Kept(names, weights, {**given, **options})
     says = says_of(weights, len(names), first.shape[-1], combiner)

@@ -76,6 +76,7 @@ class TTA(nn.Module):
         if not callable(model):
             raise DataError(f"expected a model, got {printable(repr(model), 80)}")
         self.model, self.views = model, as_views(views)
+        self.names = [view.name for view in self.views]
         self.task = {k: _task(t) for k, t in _keyed(task).items()}
         self.merge = {k: None if m is None else combiner_of(m) for k, m in _keyed(merge).items()}
         self.space, self.returns, self.options = space, returns, options
@@ -130,10 +131,9 @@ class TTA(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the views with their weights."""
-        names = [view.name for view in self.views]
         if self.weights is None or self.weights.ndim > 1:
-            return f"views={names}"
-        return f"views={dict(zip(names, self.weights.tolist(), strict=True))}"
+            return f"views={self.names}"
+        return f"views={dict(zip(self.names, self.weights.tolist(), strict=True))}"
 
     def _outputs(
         self, numbers: Sequence[int], images: Tensor, more: Any, keywords: Any
@@ -164,7 +164,7 @@ class TTA(nn.Module):
         seen = self._seen(size, first) if task.spatial else None
         return merger_of(
             first,
-            [self.views[number].name for number in numbers],
+            [self.names[number] for number in numbers],
             weights,
             combiner=self._of(self.merge, key, "merge") or combiner_of(task.combiner),
             coverage=None if seen is None else seen[list(numbers)],

@@ -16,7 +16,6 @@ MEANS = (mean_probability, mean_logit, geometric_mean, product, mean_value)
 BARE = (
     "{} places are in no view with a weight; add the identity, or crops that cover the whole image"
 )
-_SPACES = ("logit", "prob", "log_prob", "value")
 
 
 class Running:
@@ -65,8 +64,10 @@ class Running:
             seen: the say of the view at each place `(n or 1, ...)`, without the class axis.
 
         Raises:
-            DataError: numbers that are not in this space.
+            DataError: numbers that are not in this space, or no floating ones.
         """
+        if not output.is_floating_point():
+            raise DataError(f"a view says {output.dtype}; a mean takes floating numbers")
         self.dtype = output.dtype
         say = self._say(weight, seen)
         part = self._part(output)
@@ -100,11 +101,11 @@ class Running:
 
     def _part(self, output: Tensor) -> Tensor:
         """Return what is added of an output, in the wide precision."""
-        members: Members[Tensor] = Members(
-            Pieces((output,)), space=self.space, exclusive=self.exclusive, spaces=_SPACES
-        )
         if self.space == "value":
-            return output.to(members.wide)
+            return output.to(torch.promote_types(output.dtype, torch.float32))
+        members: Members[Tensor] = Members(
+            Pieces((output,)), space=self.space, exclusive=self.exclusive
+        )
         if self.combiner is mean_logit:
             return next(members.scores()).to(members.wide)
         linear = self.combiner is mean_probability and not self.logs
