@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from polyfuse.errors import PolyfuseError
+from polyfuse.losses import cross_entropy
 from polyfuse.models import AttentionResNet, CourseCNN, LengthCNN, Reader
 from polyfuse.models.base import NEVER, ReadingHeads
 
@@ -45,34 +46,70 @@ def test_images_of_any_size_are_read(net, size):
     assert model(some_images(size=size)).shape[:2] == ((3, 2) if net is not LengthCNN else (3, 3))
 
 
-def test_a_position_has_its_own_softmax_over_the_places():
-    """The formula, place by place, in 64 bits."""
+def grid_heads(**options):
     torch.manual_seed(0)
-    heads = ReadingHeads(5, places=True, positions=2, classes=4, hidden=6).double().eval()
-    features = torch.randn(1, 5, 3, 4, dtype=torch.float64)
-    attention = heads.attention
-    context = attention.context(features.mean((2, 3)))[0]
-    for position, head in enumerate(heads.heads):
-        scores = []
-        for y in range(3):
-            for x in range(4):
-                place = torch.tensor([2 * x / 3 - 1, 2 * y / 2 - 1], dtype=torch.float64)
-                seen = torch.cat([features[0, :, y, x], place])
-                hidden = (
-                    attention.places.weight[:, :, 0, 0] @ seen + attention.places.bias + context
-                )
-                weight, bias = attention.score.weight[position, :, 0, 0], attention.score.bias
-                scores.append(weight @ hidden.relu() + bias[position])
-        weights = torch.stack(scores).softmax(0)
-        wanted = head(features[0].flatten(1) @ weights)
-        torch.testing.assert_close(heads(features)[0, position], wanted)
+    heads = ReadingHeads(5, places=True, positions=2, classes=4, hidden=6, **options).double()
+    features = torch.randn(3, 5, 4, 9, dtype=torch.float64)
+    heads(features)  # so that statistics are not those of the start
+    return heads.eval(), features
 
 
-def test_one_place_is_all_that_there_is_to_look_at():
-    heads = ReadingHeads(5, places=True, positions=2, classes=4).eval()
-    features = torch.randn(3, 5, 1, 1)
-    wanted = torch.stack([head(features.flatten(1)) for head in heads.heads], 1)
-    torch.testing.assert_close(heads(features), wanted)
+def test_a_position_has_its_own_softmax_over_the_places():
+    """The formula, position by position, in 64 bits: of another size than the grid of 3x8."""
+    heads, features = grid_heads()
+    hidden = heads.hidden(features)
+    attention, logits = heads.attention, heads(features)
+    layout = (hidden @ attention.layout.weight.T + attention.layout.bias).view(3, 2, 3, 8)
+    layout = functional.interpolate(layout, (4, 9), mode="bilinear")
+    content = attention.content(features)
+    norm = attention.norm
+    for sample in range(3):
+        for position, head in enumerate(heads.heads):
+            scores = (layout + content)[sample, position].flatten()
+            weights = scores.exp() / scores.exp().sum()
+            found = sum(w * f for w, f in zip(weights, features[sample].flatten(1).T, strict=True))
+            found = (found - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+            found = found * norm.weight + norm.bias
+            wanted = head.weight @ torch.cat([found, hidden[sample]]) + head.bias
+            torch.testing.assert_close(logits[sample, position], wanted)
+
+
+def test_weights_over_places_are_shares_that_differ_by_position():
+    heads, features = grid_heads()
+    weights = heads.attention.weights(features, heads.hidden(features))
+    assert weights.shape == (3, 2, 4, 9)
+    assert weights.min() > 0
+    torch.testing.assert_close(weights.sum((2, 3)), torch.ones(3, 2, dtype=torch.float64))
+    assert (weights[:, 0] - weights[:, 1]).abs().max() > 0.01
+
+
+def test_attention_finds_the_marked_places_in_their_order():
+    """After a few steps each position's weights lie on its own mark, wherever that is."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    heads = ReadingHeads(3, places=True, positions=2, classes=3, hidden=32, dropout=0.0)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.02)
+
+    def marks(n):
+        at = torch.stack([torch.randint(4, (n,), generator=generator) for _ in range(2)], 1)
+        at = at + torch.tensor([0, 4])
+        kinds = torch.randint(3, (n, 2), generator=generator)
+        maps = torch.zeros(n, 3, 3, 8)
+        for position in range(2):
+            maps[torch.arange(n), kinds[:, position], 1, at[:, position]] = 1
+        return maps, kinds, at
+
+    for _ in range(120):
+        maps, kinds, _ = marks(64)
+        optimizer.zero_grad()
+        cross_entropy(heads(maps), kinds).backward()
+        optimizer.step()
+    maps, kinds, at = marks(200)
+    heads.eval()
+    assert (heads(maps).argmax(-1) == kinds).double().mean() > 0.95
+    columns = heads.attention.weights(maps, heads.hidden(maps)).sum(2)
+    own = columns.gather(2, at[:, :, None])[..., 0]
+    assert own.mean() > 2 * columns.gather(2, at.flip(1)[:, :, None]).mean()
 
 
 def test_a_length_head_is_one_more_whose_other_classes_cannot_be():
@@ -103,13 +140,9 @@ def test_a_length_head_needs_a_class_for_every_length():
     AttentionResNet(positions=8, classes=9, length_head=True)
 
 
-def test_more_blocks_are_more_layers_and_a_stride_shrinks_the_stem():
-    def shape(**options):
-        model = AttentionResNet(width=4, **options).eval()
-        return tuple(model.stages(model.stem(some_images())).shape[2:])
-
-    assert shape() == (6, 16)
-    assert shape(stride=2) == (3, 8)
+def test_more_blocks_are_more_layers_and_sides_shrink_to_an_eighth():
+    model = AttentionResNet(width=4).eval()
+    assert model.stages(model.stem(some_images())).shape[1:] == (16, 3, 8)
     kernels = [
         sum(p.ndim == 4 and p.shape[-1] == 3 for p in AttentionResNet(blocks=b).stages.parameters())
         for b in (1, 2)
@@ -122,7 +155,6 @@ def test_more_blocks_are_more_layers_and_a_stride_shrinks_the_stem():
     [
         (AttentionResNet, "width"),
         (AttentionResNet, "blocks"),
-        (AttentionResNet, "stride"),
         (AttentionResNet, "hidden"),
         (AttentionResNet, "positions"),
         (AttentionResNet, "classes"),
@@ -180,6 +212,12 @@ class Squeezing(nn.Module):
         return self.inner(self.features(images)).relu()
 
 
+def features_of(model):
+    """Return how many features, or channels, the heads of a reader take."""
+    (linear,) = (layer for layer in model.heads.hidden if isinstance(layer, nn.Linear))
+    return linear.in_features // (24 if model.heads.attention else 1)
+
+
 def reader(backbone, **options):
     return Reader(backbone=backbone, shape=[3, 24, 64], **options)
 
@@ -193,7 +231,7 @@ def test_features_of_any_shape_are_read(backbone, features, attends, length_head
     model = reader(backbone, positions=4, classes=11, length_head=length_head).eval()
     assert model(some_images()).shape == (3, 4 + length_head, 11)
     assert model.length_head is length_head
-    assert model.heads.heads[0].in_features == features
+    assert features_of(model) == features
     assert (model.heads.attention is not None) == attends
 
 
@@ -202,23 +240,22 @@ def test_a_classifiers_last_layer_is_taken_off_and_its_features_are_used():
     assert isinstance(model.backbone.fc, nn.Identity)
     assert not [name for name, _ in model.named_parameters() if ".fc." in name]
     features = model.backbone.features(some_images())
-    wanted = torch.stack([head(features) for head in model.heads.heads], 1)
-    torch.testing.assert_close(model(some_images()), wanted)
+    torch.testing.assert_close(model(some_images()), model.heads(features))
 
 
 def test_a_last_layer_is_kept_where_that_is_asked_for():
     model = reader(Classifier, options={"num_classes": 9}, keep_last=True)
     assert isinstance(model.backbone.fc, nn.Linear)
-    assert model.heads.heads[0].in_features == 9
+    assert features_of(model) == 9
 
 
 def test_a_last_layer_in_a_sequence_is_found():
     def sequence():
         return nn.Sequential(flat(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 10))
 
-    assert reader(sequence).heads.heads[0].in_features == 8
+    assert features_of(reader(sequence)) == 8
     two = reader(lambda: nn.Sequential(flat(), nn.Sequential(nn.Linear(5, 10))))
-    assert two.heads.heads[0].in_features == 5
+    assert features_of(two) == 5
 
 
 def test_to_build_a_reader_leaves_no_trace_in_the_backbone():
@@ -297,7 +334,7 @@ def test_torchvisions_classifiers_are_read(name, features, attends):
     models = pytest.importorskip("torchvision.models")
     model = Reader(backbone=getattr(models, name), length_head=True).eval()
     assert model(some_images(2, (64, 128))).shape == (2, 7, 11)
-    assert model.heads.heads[0].in_features == features
+    assert features_of(model) == features
     assert (model.heads.attention is not None) == attends
 
 
@@ -319,5 +356,5 @@ def test_timms_models_are_read(options, features, attends):
     timm = pytest.importorskip("timm")
     model = Reader(backbone=timm.create_model, options=options).eval()
     assert model(some_images(2, (64, 128))).shape == (2, 6, 11)
-    assert model.heads.heads[0].in_features == features
+    assert features_of(model) == features
     assert (model.heads.attention is not None) == attends

@@ -67,7 +67,7 @@ def test_a_recipe_names_the_factory_of_a_backbone_and_its_options(own):
     text = f"{{name: reader, backbone: '{own}:maps', options: {{width: 6}}, length_head: true}}"
     made = plan(recipe(text)).factory()
     assert isinstance(made, Reader)
-    assert made.heads.heads[0].in_features == 6
+    assert made.heads.attention.norm.num_features == 6
     assert made(torch.zeros(2, 3, 24, 64)).shape == (2, 7, 11)
 
 

@@ -19,15 +19,15 @@ from polyfuse.models.base import (
 class AttentionResNet(nn.Module):
     """A small ResNet (He et al. 2016) whose heads look each at their own place of the image.
 
-    Each image is normalised by its own mean and deviation a channel. A 3x3 stem, then stages of
-    basic blocks, the later ones of half the size and twice the channels; then `ReadingHeads`.
+    Each image is normalised by its own mean and deviation a channel. A 3x3 stem of stride 1 and
+    max-pooling are followed by three stages of basic blocks, the last two of half the size and
+    twice the channels; then `ReadingHeads`.
 
     Args:
         width: channels of the first stage; the next have twice and four times as many.
         blocks: of each stage, one or more.
-        stride: of the stem: 1 for images of about 24 pixels in height, 2 for twice as large ones.
-        hidden: units that score a place for the attention.
-        dropout: share of pooled features that is dropped in training.
+        hidden: units of the hidden layer.
+        dropout: share of features dropped before and after the hidden layer.
         positions: heads.
         classes: classes of a head; the last one means "no character".
         length_head: one head more, of the length: `(n, positions + 1, classes)` logits, the last
@@ -46,8 +46,7 @@ class AttentionResNet(nn.Module):
         *,
         width: int = 16,
         blocks: int = 1,
-        stride: int = 1,
-        hidden: int = 32,
+        hidden: int = 128,
         dropout: float = 0.2,
         positions: int = 6,
         classes: int = 11,
@@ -55,11 +54,11 @@ class AttentionResNet(nn.Module):
     ) -> None:
         """Build stem, stages and heads."""
         super().__init__()
-        check_sizes(width=width, blocks=blocks, stride=stride)
+        check_sizes(width=width, blocks=blocks)
         self.length_head = length_head
         sizes = [width, width, 2 * width, 4 * width]
-        stem = convolution(3, width, stride=stride)
-        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
+        stem = convolution(3, width)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
         self.stages = nn.Sequential(*(_stage(i, o, blocks) for i, o in pairwise(sizes)))
         self.heads = ReadingHeads(
             sizes[-1],
@@ -67,8 +66,8 @@ class AttentionResNet(nn.Module):
             positions=positions,
             classes=classes,
             length_head=length_head,
-            dropout=dropout,
             hidden=hidden,
+            dropout=dropout,
         )
         start_convolutions(self.stages)
         channels_last(self)

@@ -1,5 +1,7 @@
 """What several nets are built of: sizes checked, images normalised, blocks, and readers' heads."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from polyfuse.errors import PolyfuseError
 
 NEVER = -1e4  # a logit of what cannot be; finite in 16 bits, too
+GRID = (3, 8)  # of places, down and along, by which a hidden layer sees where something is
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, deviation: red, green, blue
 
 
@@ -39,6 +42,33 @@ def check_dropout(dropout: float) -> None:
     """
     if not 0 <= dropout < 1:
         raise PolyfuseError(f"dropout={dropout}; it must be 0 or more and below 1")
+
+
+def check_length_head(length_head: bool, positions: int, classes: int) -> None:
+    """Refuse a length head that has more lengths than a head has classes.
+
+    Raises:
+        PolyfuseError: there are fewer classes than lengths.
+
+    Example:
+        >>> check_length_head(True, 6, 11)
+    """
+    if length_head and classes < positions + 1:
+        raise PolyfuseError(
+            f"length_head: {positions} positions have {positions + 1} lengths, 0 included, and "
+            f"a head has {classes} classes; give {positions + 1} classes or more, or leave the "
+            "length to a model of its own: length_cnn"
+        )
+
+
+def length_logits(lengths: Tensor, classes: int) -> Tensor:
+    """Return `(n, lengths)` logits as one head more: what is no length is -10,000.
+
+    Example:
+        >>> length_logits(torch.zeros(1, 2), 3).tolist()
+        [[0.0, 0.0, -10000.0]]
+    """
+    return functional.pad(lengths, (0, classes - lengths.shape[1]), value=NEVER)
 
 
 def centred(images: Tensor) -> Tensor:
@@ -139,6 +169,20 @@ class _Subsample(nn.Module):
         return features[..., :: self.stride, :: self.stride]
 
 
+def hidden_layer(features: int, hidden: int, dropout: float) -> list[nn.Module]:
+    """Return a hidden layer between two dropouts, with batch-norm.
+
+    Batch-norm halves the epochs that the heads of several positions take to come apart.
+
+    Example:
+        >>> nn.Sequential(*hidden_layer(4, 3, dropout=0.5))(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+    """
+    linear = nn.Linear(features, hidden, bias=False)
+    first, last = nn.Dropout(dropout), nn.Dropout(dropout)
+    return [first, linear, nn.BatchNorm1d(hidden), nn.ReLU(), last]
+
+
 def start_convolutions(net: nn.Module) -> None:
     """Draw the weights of all convolutions as He et al. (2015) do, for ReLU to follow.
 
@@ -153,10 +197,14 @@ def start_convolutions(net: nn.Module) -> None:
 class ReadingHeads(nn.Module):
     """Features to the logits of each position's character, and of the length where asked for.
 
-    Features that still have a place, `(n, channels, height, width)`, are pooled by attention: every
-    position has its own weights over the places, a softmax of scores that see the features, the
-    coordinates and the image's mean (after Wojna et al. 2017, without their recurrence). Features
-    `(n, features)` go to a linear head a position.
+    All features go through a hidden layer. Features that still have a place, `(n, channels,
+    height, width)`, are pooled by attention besides: each position has its own weights over the
+    places, a softmax of what the hidden layer says about a grid of 3x8 (where the characters of
+    this image lie) and of what a convolution sees at the place. A position's head reads what its
+    attention found, and the hidden layer.
+
+    Attention from local features alone takes many epochs to come apart, since which character
+    is the second depends on the whole image.
 
     Args:
         features: their number, or channels.
@@ -165,8 +213,8 @@ class ReadingHeads(nn.Module):
         classes: of a head.
         length_head: one head more: of the length, 0 to `positions`, in its first classes; the rest
             of it is -10,000.
-        dropout: share of pooled features that is dropped in training.
-        hidden: units that score a place.
+        hidden: units of the hidden layer.
+        dropout: share of features dropped before and after the hidden layer.
 
     Raises:
         PolyfuseError: a size below 1, or fewer classes than a length head has lengths.
@@ -185,52 +233,75 @@ class ReadingHeads(nn.Module):
         positions: int,
         classes: int,
         length_head: bool = False,
-        dropout: float = 0.0,
-        hidden: int = 32,
+        hidden: int = 128,
+        dropout: float = 0.2,
     ) -> None:
-        """Build attention and heads."""
+        """Build hidden layer, attention and heads."""
         super().__init__()
         check_sizes(features=features, positions=positions, classes=classes, hidden=hidden)
         check_dropout(dropout)
-        if length_head and classes < positions + 1:
-            raise PolyfuseError(
-                f"length_head: {positions} positions have {positions + 1} lengths, 0 included, and "
-                f"a head has {classes} classes; give {positions + 1} classes or more, or leave the "
-                "length to a model of its own: length_cnn"
-            )
+        check_length_head(length_head, positions, classes)
         self.classes = classes
-        self.attention = _Attention(features, positions, hidden) if places else None
-        self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleList(nn.Linear(features, classes) for _ in range(positions))
-        wide = features * positions if places else features
-        self.lengths = nn.Linear(wide, positions + 1) if length_head else None
+        self.hidden = nn.Sequential(
+            nn.AdaptiveAvgPool2d(GRID) if places else nn.Identity(),
+            nn.Flatten(),
+            *hidden_layer(features * (prod(GRID) if places else 1), hidden, dropout),
+        )
+        self.attention = PositionAttention(features, hidden, positions) if places else None
+        wide = hidden + (features if places else 0)
+        self.heads = nn.ModuleList(nn.Linear(wide, classes) for _ in range(positions))
+        self.lengths = nn.Linear(hidden, positions + 1) if length_head else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features to `(n, positions, classes)`, or `(n, positions + 1, classes)`, logits."""
-        pooled = self.dropout(self.attention(features) if self.attention else features)
-        each = pooled.unbind(1) if self.attention else [pooled] * len(self.heads)
-        logits = [head(one) for head, one in zip(self.heads, each, strict=True)]
+        hidden = self.hidden(features)
+        seen = [hidden] * len(self.heads)
+        if self.attention is not None:
+            found = self.attention(features, hidden).unbind(1)
+            seen = [torch.cat([each, hidden], 1) for each in found]
+        logits = [head(each) for head, each in zip(self.heads, seen, strict=True)]
         if self.lengths is not None:
-            lengths = self.lengths(pooled.flatten(1))
-            rest = self.classes - lengths.shape[1]
-            logits.append(functional.pad(lengths, (0, rest), value=NEVER))
+            lengths = self.lengths(hidden)
+            logits.append(
+                functional.pad(lengths, (0, self.classes - lengths.shape[1]), value=NEVER)
+            )
         return torch.stack(logits, 1)
 
 
-class _Attention(nn.Module):
-    """Pool `(n, channels, height, width)` to `(n, positions, channels)`, by weights of each."""
+class PositionAttention(nn.Module):
+    """Pool feature maps to features a position, each by its own weights over the places.
 
-    def __init__(self, channels: int, positions: int, hidden: int) -> None:
+    Args:
+        channels: of the maps.
+        hidden: units that say where characters lie.
+        positions: of characters.
+
+    Example:
+        >>> pool = PositionAttention(8, 16, positions=6)
+        >>> pool(torch.zeros(2, 8, 3, 8), torch.zeros(2, 16)).shape
+        torch.Size([2, 6, 8])
+    """
+
+    def __init__(self, channels: int, hidden: int, positions: int) -> None:
+        """Build what scores places, from the whole image and from each place."""
         super().__init__()
-        self.places = nn.Conv2d(channels + 2, hidden, 1)
-        self.context = nn.Linear(channels, hidden)
-        self.score = nn.Conv2d(hidden, positions, 1)
+        self.layout = nn.Linear(hidden, positions * prod(GRID))
+        self.content = nn.Sequential(
+            convolution(channels, 16), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, positions, 1)
+        )
+        self.norm = nn.BatchNorm1d(channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        n, _, height, width = features.shape
-        down, along = (torch.linspace(-1, 1, size).to(features) for size in (height, width))
-        grid = torch.stack(torch.meshgrid(along, down, indexing="xy")).expand(n, -1, -1, -1)
-        context = self.context(features.mean((2, 3)))[..., None, None]
-        seen = self.places(torch.cat([features, grid], 1)) + context
-        weights = self.score(seen.relu()).flatten(2).softmax(-1)
-        return weights @ features.flatten(2).transpose(1, 2)
+    def weights(self, features: Tensor, hidden: Tensor) -> Tensor:
+        """Return `(n, positions, height, width)` weights, of a sum of 1 over the places."""
+        scores = self.content(features)
+        layout = self.layout(hidden).unflatten(1, (scores.shape[1], *GRID))
+        if layout.shape != scores.shape:
+            layout = functional.interpolate(layout, scores.shape[2:], mode="bilinear")
+        return (scores + layout).flatten(2).softmax(-1).view_as(scores)
+
+    def forward(self, features: Tensor, hidden: Tensor) -> Tensor:
+        """Map `(n, channels, height, width)` and `(n, hidden)` to `(n, positions, channels)`."""
+        weights = self.weights(features, hidden).flatten(2)
+        found = weights @ features.flatten(2).transpose(1, 2)
+        normed: Tensor = self.norm(found.flatten(0, 1)).view_as(found)
+        return normed

@@ -1,11 +1,22 @@
 """Plain convolutional nets that read characters, or count them."""
 
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from polyfuse.models.base import as_imagenet, centred, channels_last, check_dropout, check_sizes
+from polyfuse.models.base import (
+    GRID,
+    as_imagenet,
+    centred,
+    channels_last,
+    check_dropout,
+    check_length_head,
+    check_sizes,
+    hidden_layer,
+    length_logits,
+)
 
 
 class CharacterCNN(nn.Module):
@@ -21,9 +32,11 @@ class CharacterCNN(nn.Module):
         dropout: share of features dropped before and after the hidden layer.
         positions: heads.
         classes: classes of a head; the last one means "no character".
+        length_head: one head more, of the length: `(n, positions + 1, classes)` logits, the last
+            head's for lengths 0 to `positions`; train it by `character_cross_entropy`.
 
     Raises:
-        PolyfuseError: a size below 1.
+        PolyfuseError: a size below 1, or fewer classes than a length head has lengths.
 
     Example:
         >>> CharacterCNN(width=4)(torch.zeros(2, 3, 24, 64)).shape
@@ -38,19 +51,26 @@ class CharacterCNN(nn.Module):
         dropout: float = 0.2,
         positions: int = 6,
         classes: int = 11,
+        length_head: bool = False,
     ) -> None:
         """Build the trunk and the heads."""
         super().__init__()
         check_sizes(width=width, hidden=hidden, positions=positions, classes=classes)
+        check_length_head(length_head, positions, classes)
+        self.length_head, self.classes = length_head, classes
         self.trunk = _trunk(width)
-        self.hidden = nn.Sequential(nn.Dropout(dropout), *_hidden(width, hidden, dropout))
+        self.hidden = nn.Sequential(*hidden_layer(4 * width * prod(GRID), hidden, dropout))
         self.heads = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(positions))
+        self.lengths = nn.Linear(hidden, positions + 1) if length_head else None
         channels_last(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `(n, 3, height, width)` float images to `(n, positions, classes)` logits."""
         hidden = self.hidden(_features(self.trunk, images))
-        return torch.stack([head(hidden) for head in self.heads], 1)
+        logits = [head(hidden) for head in self.heads]
+        if self.lengths is not None:
+            logits.append(length_logits(self.lengths(hidden), self.classes))
+        return torch.stack(logits, 1)
 
 
 class LengthCNN(nn.Module):
@@ -80,7 +100,7 @@ class LengthCNN(nn.Module):
         check_sizes(width=width, hidden=hidden, positions=positions)
         check_dropout(dropout)
         self.trunk = _trunk(width)
-        self.hidden = nn.Sequential(nn.Dropout(dropout), *_hidden(width, hidden, dropout))
+        self.hidden = nn.Sequential(*hidden_layer(4 * width * prod(GRID), hidden, dropout))
         self.head = nn.Linear(hidden, positions + 1)
         channels_last(self)
 
@@ -132,12 +152,7 @@ class CourseCNN(nn.Module):
 def _trunk(width: int) -> nn.Sequential:
     channels = [3, width, 2 * width, 4 * width]
     blocks = (_block(before, after) for before, after in pairwise(channels))
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d((3, 8)))
-
-
-def _hidden(width: int, hidden: int, dropout: float) -> list[nn.Module]:
-    linear = nn.Linear(4 * width * 24, hidden, bias=False)
-    return [linear, nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(GRID))
 
 
 def _features(trunk: nn.Module, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class Reader(nn.Module):
     The backbone is built and tried once, on one image of zeros. Of what it returns
 
     - `(n, channels, height, width)` feature maps are pooled by an attention a position,
-    - `(n, features)` go to a linear head a position,
+    - `(n, features)` go to a hidden layer and a linear head a position,
     - a classifier's logits are left out: where the output is that of a linear layer, this last
       layer is replaced by nothing, and what went into it are the features.
 
@@ -28,8 +28,8 @@ class Reader(nn.Module):
         normalise: "image": each channel of an image by its own mean and deviation; "imagenet":
             by ImageNet's, for weights that were trained so; "none": images as they are.
         keep_last: keep a last linear layer: it is no classifier's.
-        hidden: units that score a place for the attention, of feature maps.
-        dropout: share of features that is dropped in training, before the heads.
+        hidden: units of the hidden layer before the heads.
+        dropout: share of features dropped before and after the hidden layer.
         positions: heads.
         classes: classes of a head; the last one means "no character".
         length_head: one head more, of the length: see `ReadingHeads`.
@@ -54,8 +54,8 @@ class Reader(nn.Module):
         shape: Sequence[int] = (3, 64, 128),
         normalise: Literal["image", "imagenet", "none"] = "image",
         keep_last: bool = False,
-        hidden: int = 32,
-        dropout: float = 0.0,
+        hidden: int = 128,
+        dropout: float = 0.2,
         positions: int = 6,
         classes: int = 11,
         length_head: bool = False,
@@ -77,8 +77,8 @@ class Reader(nn.Module):
             positions=positions,
             classes=classes,
             length_head=length_head,
-            dropout=dropout,
             hidden=hidden,
+            dropout=dropout,
         )
 
     def forward(self, images: Tensor) -> Tensor:
