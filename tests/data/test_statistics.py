@@ -168,6 +168,17 @@ def test_one_file_is_called_after_itself(tmp_path):
     assert (other[0], other[1].facts()) == ("mchar_train", found.facts())
 
 
+def test_digits_of_format_2_are_strings_of_one_and_ten_means_zero(tmp_path):
+    io = pytest.importorskip("scipy.io")
+    for part, labels in {"train": [10, 1, 10, 9], "test": [2, 11, 0]}.items():
+        y = np.array(labels, np.uint8)[:, None]
+        images = np.zeros((32, 32, 3, len(y)), np.uint8)
+        io.savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": y})
+    found = annotations_of(tmp_path)
+    assert found["train"].characters.tolist() == [[2, 1, 0, 0, 0, 0, 0, 0, 0, 1]]
+    assert (found["test"].rows, found["test"].left_out) == (1, 2)
+
+
 def test_a_picture_has_every_number_that_the_terminal_has():
     draw = np.random.default_rng(0)
     found = {}

@@ -80,6 +80,13 @@ def test_what_is_no_regular_file_is_told_and_not_waited_for(tmp_path):
         assert kinds(faults) == ["unreadable"]
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("polyfuse.submissions.reading.LIMIT", 20)
+    found, faults = read_submission(written(tmp_path / "a.csv", HEAD + "0,1\n"))
+    assert found is None
+    assert "24 bytes, and 20 are the most" in faults[0].text
+
+
 def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
     path = written(tmp_path / "a.csv", "id,\x1b[31mred\x1b\n\x1b[2J,1\n\x1b[2J,2\n")
     sample = written(tmp_path / "sample.csv", HEAD + "0,1\n")

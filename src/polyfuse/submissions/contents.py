@@ -73,25 +73,26 @@ def zeros_lost(files: Sequence[Submission]) -> list[Fault]:
         >>> [(fault.file, fault.kind) for fault in zeros_lost(files)]
         [('b', 'lost_zeros')]
     """
-    return [fault for one in files for fault in _stripped(one, _others(files, one))]
+    asked = {n for one in files for n, a in zip(one.ids, one.answers, strict=True) if _has_zero(a)}
+    suspects = [one for one in files if asked and not any(map(_has_zero, one.answers))]
+    return [fault for one in suspects for fault in _stripped(one, _others(files, one, asked))]
 
 
 _SPREADSHEET = "a spreadsheet read them as numbers; write the file again, with answers as text"
 
 
-def _others(files: Sequence[Submission], one: Submission) -> dict[str, str]:
-    """Return what most of the other files say in each row."""
+def _others(files: Sequence[Submission], one: Submission, asked: set[str]) -> dict[str, str]:
+    """Return what most of the other files say in each of these rows."""
     said: dict[str, Counter[str]] = {}
     for other in files:
         if other is not one:
             for name, answer in zip(other.ids, other.answers, strict=True):
-                said.setdefault(name, Counter())[answer] += 1
+                if name in asked:
+                    said.setdefault(name, Counter())[answer] += 1
     return {name: answers.most_common(1)[0][0] for name, answers in said.items()}
 
 
 def _stripped(one: Submission, others: dict[str, str]) -> list[Fault]:
-    if any(map(_has_zero, one.answers)):
-        return []
     rows = zip(one.ids, one.answers, strict=True)
     asked = [(answer, others[name]) for name, answer in rows if _has_zero(others.get(name, ""))]
     lost = [f"'{own}' for '{said}'" for own, said in asked if own == (said.lstrip("0") or "0")]
