@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from polyfuse.errors import PolyfuseError
 from polyfuse.losses import cross_entropy
-from polyfuse.models import AttentionResNet, CourseCNN, LengthCNN, Reader
+from polyfuse.models import AttentionResNet, CharacterCNN, CourseCNN, LengthCNN, Reader
 from polyfuse.models.base import NEVER, ReadingHeads
 
 
@@ -112,8 +112,9 @@ def test_attention_finds_the_marked_places_in_their_order():
     assert own.mean() > 2 * columns.gather(2, at.flip(1)[:, :, None]).mean()
 
 
-def test_a_length_head_is_one_more_whose_other_classes_cannot_be():
-    model = AttentionResNet(width=4, positions=3, length_head=True).eval()
+@pytest.mark.parametrize("net", [AttentionResNet, CharacterCNN])
+def test_a_length_head_is_one_more_whose_other_classes_cannot_be(net):
+    model = net(width=4, positions=3, length_head=True).eval()
     assert model.length_head is True
     logits = model(some_images())
     assert logits.shape == (3, 4, 11)
@@ -123,21 +124,23 @@ def test_a_length_head_is_one_more_whose_other_classes_cannot_be():
     assert logits.half().isfinite().all()
 
 
-def test_the_length_head_changes_nothing_for_the_characters():
+@pytest.mark.parametrize("net", [AttentionResNet, CharacterCNN])
+def test_the_length_head_changes_nothing_for_the_characters(net):
     torch.manual_seed(0)
-    model = AttentionResNet(width=4, length_head=True).eval()
-    plain = AttentionResNet(width=4).eval()
+    model = net(width=4, length_head=True).eval()
+    plain = net(width=4).eval()
     assert plain.length_head is False
     plain.load_state_dict(model.state_dict(), strict=False)
     assert torch.equal(plain(some_images()), model(some_images())[:, :6])
 
 
-def test_a_length_head_needs_a_class_for_every_length():
+@pytest.mark.parametrize("net", [AttentionResNet, CharacterCNN])
+def test_a_length_head_needs_a_class_for_every_length(net):
     with pytest.raises(
         PolyfuseError, match=r"8 positions have 9 lengths.*has 6 classes.*length_cnn"
     ):
-        AttentionResNet(positions=8, classes=6, length_head=True)
-    AttentionResNet(positions=8, classes=9, length_head=True)
+        net(positions=8, classes=6, length_head=True)
+    net(positions=8, classes=9, length_head=True)
 
 
 def test_more_blocks_are_more_layers_and_sides_shrink_to_an_eighth():

@@ -261,10 +261,7 @@ class ReadingHeads(nn.Module):
             seen = [torch.cat([each, hidden], 1) for each in found]
         logits = [head(each) for head, each in zip(self.heads, seen, strict=True)]
         if self.lengths is not None:
-            lengths = self.lengths(hidden)
-            logits.append(
-                functional.pad(lengths, (0, self.classes - lengths.shape[1]), value=NEVER)
-            )
+            logits.append(length_logits(self.lengths(hidden), self.classes))
         return torch.stack(logits, 1)
 
 
