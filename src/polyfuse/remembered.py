@@ -5,10 +5,14 @@ them takes longer than averaging. A hash is used again as long as the file's dev
 time of change and time of status change are the same to the nanosecond; no program can set the last
 one. A file that was changed within two seconds before it was hashed is not remembered: on a coarse
 clock it could be changed again unseen. `polyfuse verify` never looks here.
+
+Data sets of image files are remembered as a whole: that each of them was read and found good.
 """
 
+import hashlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from polyfuse import durable
@@ -47,6 +51,33 @@ class Remembered:
     def put(self, path: Path, digest: str) -> None:
         """Remember a hash that was made since this object was."""
         key = self._key(path)
+        if key is not None and key not in self._known:
+            self._new[key] = digest
+
+    def together(self, paths: Iterable[Path], facts: bytes = b"") -> str | None:
+        """Return by what the digest of many files is known; None where nothing is certain.
+
+        Args:
+            paths: of the files, in an order that counts.
+            facts: what else the digest depends on.
+
+        Returns:
+            64 hexadecimal digits, others when any of the files is another one.
+        """
+        digest = hashlib.sha256(facts)
+        for path in paths:
+            key = self._key(path)
+            if key is None:
+                return None
+            digest.update(f"{key};".encode())
+        return digest.hexdigest()
+
+    def known(self, key: str | None) -> str | None:
+        """Return the digest of many files by their key, where it is known."""
+        return None if key is None else self._known.get(key)
+
+    def learn(self, key: str | None, digest: str) -> None:
+        """Remember the digest of many files by their key."""
         if key is not None and key not in self._known:
             self._new[key] = digest
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 import zlib
 
 import numpy as np
@@ -194,6 +195,59 @@ def test_a_fingerprint_decodes_and_reads_nothing_again(folder, monkeypatch):
     monkeypatch.setattr(type(split.source), "read", None)
     assert len(split.fingerprint()) == 64
     assert pickle.loads(pickle.dumps(split)).fingerprint() == split.fingerprint()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Have checks remembered, and a minute pass for every one that is begun from now on."""
+    monkeypatch.setenv("POLYFUSE_CACHE", str(tmp_path / "cache"))
+    now = time.time
+    monkeypatch.setattr("polyfuse.remembered.time.time", lambda: now() + 60)
+    return tmp_path / "cache" / "digests.json"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Return the files that are decoded from now on."""
+    seen, real = [], streamed.StreamedImages._checked
+
+    def checked(self, row, found):
+        seen.append(self.listed.files[row])
+        return real(self, row, found)
+
+    monkeypatch.setattr(streamed.StreamedImages, "_checked", checked)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_files_that_were_found_good_are_not_checked_again(mine, cache, reads, kind):
+    root, _ = mine
+    if kind == "tar":
+        shutil.make_archive(str(root / "mchar_train"), "tar", root / "mchar_train")
+        shutil.rmtree(root / "mchar_train")
+    first = read(root)
+    assert len(reads) == 37
+    again = read(root, crop="union", cache=0)
+    assert len(reads) == 37
+    assert read(root).train.fingerprint() == first.train.fingerprint()
+    assert again.train.fingerprint() != first.train.fingerprint()
+    rows = np.arange(24)
+    assert torch.equal(read(root).train.inputs(rows), first.train.inputs(rows))
+
+
+def test_a_changed_file_or_box_is_checked_again(mine, cache, reads):
+    root, entries = mine
+    read(root)
+    victim = root / "mchar_val" / next(iter(entries["val"]))
+    victim.write_bytes(victim.read_bytes()[:-100])
+    reads.clear()
+    assert "1 x unreadable image" in faults_of(root)
+    assert len(reads) == 8  # of the split that it is in
+    assert "1 x unreadable image" in faults_of(root)
+    assert len(reads) == 16  # faults are not remembered
+    next(iter(entries["train"].values()))["left"][0] = 5000
+    contest.write(root, "train", entries["train"])
+    assert "1 x box outside the image, 1 x unreadable image" in faults_of(root)
 
 
 def test_progress_is_told_to_the_end(folder):

@@ -124,6 +124,14 @@ class ImageFiles:
         except OSError as error:
             raise DataError(f"cannot read '{printable(path)}': {error.strerror}") from None
 
+    def paths(self, files: Sequence[str]) -> list[Path]:
+        """Return the files on the disk that have these images: each its own, or a tar once."""
+        places = (file.rpartition("/")[0] for file in files)
+        held = zip(files, places, strict=True)
+        return list(
+            dict.fromkeys(self.root / (place if place in self.tars else f) for f, place in held)
+        )
+
     def read(self, file: str) -> bytes:
         """Return the bytes of an image, by its path under the root.
 

@@ -1,7 +1,8 @@
 """A split of image files, decoded when asked for: whole or cut to its boxes, in one size.
 
 Every file is read once when the data set is opened: that finds what is damaged, fills the cache and
-makes the fingerprint, which later reads and decodes nothing.
+makes the fingerprint, which later reads and decodes nothing. That the very same files were found
+good is remembered (`remembered.py`), so that the next start reads none.
 """
 
 import hashlib
@@ -22,7 +23,9 @@ from polyfuse.data.images import Box, decode, side_by_side
 from polyfuse.data.listing import Listed
 from polyfuse.data.looks import Boxes, Look, outside, union
 from polyfuse.errors import DataError, printable
+from polyfuse.remembered import Remembered, cache_file
 
+_RULES = 1  # of a check; another number when they change
 _BLOCK = 512  # images checked between two reports of progress
 Progress = Callable[[int, int], None]
 
@@ -123,16 +126,20 @@ class StreamedImages:
     def fingerprint(self) -> str:
         """Return a SHA-256 over the files' bytes, names, labels, boxes and how they are shown."""
         if self._digest is None:
-            self._seal([hashlib.sha256(self.source.read(f)).digest() for f in self.listed.files])
+            read = (hashlib.sha256(self.source.read(f)).digest() for f in self.listed.files)
+            self.seal(hashlib.sha256(b"".join(read)).hexdigest())
         assert self._digest is not None  # sealed
         return self._digest
 
-    def check(self, faults: Faults, notify: Callable[[int], None] = lambda done: None) -> None:
+    def check(self, faults: Faults, notify: Callable[[int], None] = lambda done: None) -> str:
         """Read and decode every file once; note what is wrong, and keep the fingerprint.
 
         Args:
             faults: are added to.
             notify: called with the number of images that were read since the last call.
+
+        Returns:
+            A SHA-256 of all files' bytes.
         """
         digests: list[bytes] = [b""] * len(self)
         found: list[list[tuple[str, str]]] = [[] for _ in range(len(self))]
@@ -148,7 +155,14 @@ class StreamedImages:
         for file, those in zip(self.listed.files, found, strict=True):
             for kind, fact in those:
                 faults.add(file, kind, fact)
-        self._seal(digests)
+        contents = hashlib.sha256(b"".join(digests)).hexdigest()
+        self.seal(contents)
+        return contents
+
+    def facts(self) -> bytes:
+        """Return what, beside the files themselves, decides whether a check finds faults."""
+        boxes = b"-" if self.boxes is None else np.ascontiguousarray(self.boxes).tobytes()
+        return repr((_RULES, list(self.listed.files))).encode("utf-8", "surrogateescape") + boxes
 
     def _checked(self, row: int, found: list[tuple[str, str]]) -> bytes:
         """Read one file; return the SHA-256 of its bytes, and note what is wrong with it."""
@@ -188,13 +202,14 @@ class StreamedImages:
             return None
         return union(self._of(row), width, height, self.look.margin)
 
-    def _seal(self, digests: Sequence[bytes]) -> None:
+    def seal(self, contents: str) -> None:
+        """Keep the fingerprint, by the SHA-256 of all files' bytes."""
         size, crop, margin = self.look[:3]
         facts = (self.alphabet, list(self.names), tuple(size), crop, margin, len(self))
         digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
         for array in (self.labels, self.boxes, self.groups):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        digest.update(b"".join(digests))
+        digest.update(contents.encode())
         object.__setattr__(self, "_digest", digest.hexdigest())
 
 
@@ -231,15 +246,16 @@ def opened(
         done += count
         notify(done, total)
 
+    remembered = Remembered(cache_file())
     for name, listed in splits.items():
         kept = min(budget, len(listed.files))
         budget -= kept
         shown = look._replace(crop=crops.get(name, look.crop))
-        split = StreamedImages(source, listed, shown, alphabet, kept)
-        split.check(faults, told)
-        made.append(split)
+        made.append(StreamedImages(source, listed, shown, alphabet, kept))
+        _check_once(made[-1], remembered, faults, told)
     faults.refuse(len(faults.known))
     faults.refuse_unknown()
+    remembered.save()
     empty = [name for name, listed in splits.items() if not listed.files]
     if empty:
         raise DataError(
@@ -247,3 +263,19 @@ def opened(
             "needs at least 1"
         )
     return Splits(*made)
+
+
+def _check_once(
+    split: StreamedImages, remembered: Remembered, faults: Faults, told: Callable[[int], None]
+) -> None:
+    """Check a split, unless the very same files were found good before."""
+    files = split.listed.files
+    key = remembered.together(split.source.paths(files), split.facts())
+    if contents := remembered.known(key):
+        split.seal(contents)
+        told(len(files))
+        return
+    before = len(faults.found)
+    contents = split.check(faults, told)
+    if len(faults.found) == before:
+        remembered.learn(key, contents)
