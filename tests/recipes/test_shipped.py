@@ -1,5 +1,6 @@
 """The shipped recipes: found by name, without a fault in full and in quick form."""
 
+from inspect import unwrap
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_shipped_recipes_say_what_they_are_for_and_name_no_code_outside(name):
     assert len(purpose(find(name))) > 20
     plan = load(source.read(find(name)), [])
     functions = [plan.data, plan.factory, plan.strategy, *plan.fusions.values()]
-    assert all(f.func.__module__.startswith("polyfuse.") for f in functions)
+    assert all(unwrap(f).func.__module__.startswith("polyfuse.") for f in functions)
 
 
 def test_a_file_wins_over_a_shipped_name(tmp_path, monkeypatch):
