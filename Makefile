@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 MINUTES ?= 10
 VENV := .venv
-BENCHES := average ema_update combine ensemble selection bootstrap train
+BENCHES := average ema_update combine ensemble selection bootstrap train tta
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 

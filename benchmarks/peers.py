@@ -4,7 +4,9 @@ python benchmarks/peers.py torchensemble timm
 """
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -21,6 +23,15 @@ def allow_torchvision() -> None:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
+
+
+def site_packages() -> Path | None:
+    """Return where the peers' environment has its packages; None where it is not made.
+
+    POLYFUSE_PEERS names another one.
+    """
+    home = os.environ.get("POLYFUSE_PEERS", Path(__file__).parents[1] / ".venv-peers")
+    return next(Path(home).glob("lib/python3*/site-packages"), None)
 
 
 def main(names: list[str]) -> None:

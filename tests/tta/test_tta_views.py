@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from polyfuse.errors import DataError
 from polyfuse.tta import (
+    TASKS,
     VIEWS,
     Add,
     Crop,
@@ -322,3 +324,9 @@ def test_views_are_values():
 def test_what_is_wrong_is_said(make, said):
     with pytest.raises(DataError, match=re.escape(said)):
         make()
+
+
+def test_the_page_names_every_view_and_task():
+    page = (Path(__file__).parents[2] / "docs" / "tta.md").read_text(encoding="utf-8")
+    for made in (*VIEWS.values(), *TASKS.values()):
+        assert re.search(rf"`{made.__name__}\b", page), made

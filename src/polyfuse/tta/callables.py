@@ -63,7 +63,7 @@ class Random(View):
         Raises:
             DataError: what it returns is no batch of images.
         """
-        each = [images] if self.together else images.split(1)
+        each = [images] if self.together else [image[None] for image in images]
         found = [self._drawn(part) for part in each]
         odd = [one for one in found if not isinstance(one, Tensor) or one.ndim != 4]
         if odd or any(len(one) != len(part) for one, part in zip(found, each, strict=True)):

@@ -67,7 +67,7 @@ def merge_views(
     """
     function = combiner_of(combiner)
     one_of("returns", returns, RETURNS)
-    given = _as_pieces(outputs) if isinstance(outputs, list | tuple) else outputs
+    given: Any = _as_pieces(outputs) if isinstance(outputs, list | tuple) else outputs
     if coverage is not None and space in ("prob", "log_prob"):
         given = filled(given, coverage, space)
     per_class = weights is not None and plain(weights).ndim == 2

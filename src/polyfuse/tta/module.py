@@ -210,7 +210,7 @@ class TTA(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "TTA":
         """Move, and keep the weights as precise as they are."""
         kept = self.weights
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weights = follow(kept, fn)
         return self
 

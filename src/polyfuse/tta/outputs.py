@@ -27,7 +27,7 @@ def taken_apart(outputs: Any, counts: Sequence[int]) -> list[Any]:
                 f"the model returned a tensor of shape {tuple(outputs.shape)} for {sum(counts)} "
                 "images; it must have one row an image"
             )
-        return list(outputs.split(list(counts)))
+        return list(torch.split_with_sizes(outputs, list(counts)))
     keyed = [(key, taken_apart(part, counts)) for key, part in parts_of(outputs)]
     return [rebuilt(outputs, {k: each[i] for k, each in keyed}) for i in range(len(counts))]
 

@@ -103,7 +103,7 @@ class Running:
         """Return what is added of an output, in the wide precision."""
         if self.space == "value":
             return output.to(torch.promote_types(output.dtype, torch.float32))
-        members: Members[Tensor] = Members(
+        members: Members[Any] = Members(
             Pieces((output,)), space=self.space, exclusive=self.exclusive
         )
         if self.combiner is mean_logit:

@@ -159,7 +159,7 @@ class Keypoints(Task):
                 f"keypoints have shape {tuple(outputs.shape)}; expected (n, point, 2 or more), or "
                 "(n, 2 * point)"
             )
-        points = outputs.unflatten(-1, (-1, 2)) if flat else outputs
+        points = outputs.reshape(len(outputs), outputs.shape[-1] // 2, 2) if flat else outputs
         moved = moved_points(points, view, size, self.units)
         if self.swap and mirrored(view.matrix(size)):
             moved = moved[:, order(self.swap, moved.shape[1], moved.device)]
@@ -314,13 +314,14 @@ def moved_boxes(boxes: Tensor, view: View, size: Size, *, form: str, units: str)
         [[5.0, 0.0, 6.0, 2.0]]
     """
     corners, rest = _corners(boxes[..., :4], form), boxes[..., 4:]
-    one, other = (moved_points(corner, view, size, units) for corner in corners.split(2, -1))
+    one = moved_points(corners[..., :2], view, size, units)
+    other = moved_points(corners[..., 2:], view, size, units)
     low, high = torch.minimum(one, other), torch.maximum(one, other)
     return torch.cat([_formed(low, high, form), rest], -1)
 
 
 def _corners(boxes: Tensor, form: str) -> Tensor:
-    first, second = boxes.split(2, -1)
+    first, second = boxes[..., :2], boxes[..., 2:]
     if form == "xywh":
         return torch.cat([first, first + second], -1)
     if form == "cxcywh":
