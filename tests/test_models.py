@@ -21,6 +21,11 @@ def feature_maps(*, width):
 # Name, or name and what is asked for: options, shape of an image, shape of its logits.
 SMALL = {
     "character_cnn": ({"width": 4, "hidden": 16}, (3, 24, 64), (6, 11)),
+    "character_cnn, length head": (
+        {"width": 4, "hidden": 16, "length_head": True},
+        (3, 24, 64),
+        (7, 11),
+    ),
     "course_cnn": ({}, (3, 24, 64), (6, 11)),
     "attention_resnet": ({"width": 4, "hidden": 8}, (3, 24, 64), (6, 11)),
     "attention_resnet, length head": (

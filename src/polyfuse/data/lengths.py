@@ -90,7 +90,7 @@ def lengths_of(splits: Splits) -> Splits:
     Example:
         >>> from polyfuse.data import street_digits
         >>> lengths_of(street_digits(train=3, val=1, test=1)).train.labels.tolist()
-        [2, 2, 3]
+        [2, 2, 2]
     """
     return Splits(*(Lengths(split) for split in splits))
 

@@ -294,7 +294,8 @@ class PositionAttention(nn.Module):
         layout = self.layout(hidden).unflatten(1, (scores.shape[1], *GRID))
         if layout.shape != scores.shape:
             layout = functional.interpolate(layout, scores.shape[2:], mode="bilinear")
-        return (scores + layout).flatten(2).softmax(-1).view_as(scores)
+        weights: Tensor = (scores + layout).flatten(2).softmax(-1).view_as(scores)
+        return weights
 
     def forward(self, features: Tensor, hidden: Tensor) -> Tensor:
         """Map `(n, channels, height, width)` and `(n, hidden)` to `(n, positions, channels)`."""

@@ -156,9 +156,9 @@ def _replaced(backbone: nn.Module, name: str) -> nn.Module:
 
 
 def _features(backbone: nn.Module, images: Tensor) -> Tensor:
-    features = backbone(images)
+    features: Any = backbone(images)
     shape = tuple(features.shape) if isinstance(features, Tensor) else ()
-    if len(shape) not in (2, 4) or shape[0] != len(images):
+    if not isinstance(features, Tensor) or len(shape) not in (2, 4) or shape[0] != len(images):
         what = f"a tensor of shape {shape}" if shape else f"a {type(features).__name__}"
         raise PolyfuseError(
             f"the backbone returned {printable(what)} of {len(images)} images; a reader takes "
