@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from polyfuse.data import ahead
 from polyfuse.data.base import Labels, Rows, Split, task_of
 from polyfuse.determinism import threads
 from polyfuse.errors import DataError, TrainingError
@@ -101,11 +102,9 @@ def predict_heads(model: nn.Module, split: Split, rows: Rows | None = None) -> H
     """
     chosen = np.arange(len(split)) if rows is None else rows
     device = _device(model)
+    divided = np.array_split(chosen, max(1, math.ceil(len(chosen) / PREDICT_BATCH)))
     with evaluating(model):
-        parts = [
-            model(split.inputs(part).to(device)).float().cpu()
-            for part in np.array_split(chosen, max(1, math.ceil(len(chosen) / PREDICT_BATCH)))
-        ]
+        parts = [model(inputs.to(device)).float().cpu() for inputs in ahead.batches(split, divided)]
     logits = torch.cat(parts).numpy()
     if not np.isfinite(logits).all():
         raise TrainingError(

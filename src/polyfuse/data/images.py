@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -99,6 +99,7 @@ class ImageFolder:
     names: Sequence[str]
     size: tuple[int, int]
     workers: int = 2
+    streams: ClassVar[bool] = True  # see data/ahead.py
     labels: None = None
     groups: None = None
     blank: None = None

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ class StreamedImages:
     alphabet: str = DIGITS
     kept: int = 0
     groups: Rows | None = None
+    streams: ClassVar[bool] = True  # see data/ahead.py
     _kept: _Kept = field(init=False, repr=False, compare=False)
     _digest: str | None = field(init=False, repr=False, compare=False, default=None)
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from polyfuse.averaging import Averages, AveragingRule
+from polyfuse.data import ahead
 from polyfuse.data.base import Rows, Split
 from polyfuse.errors import TrainingError
 from polyfuse.inference import PREDICT_BATCH
@@ -50,8 +51,8 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches, of equal size."""
-        for part in np.array_split(self.rows, -(-len(self.rows) // PREDICT_BATCH)):
-            yield self.convert(self.split.inputs(part))
+        parts = np.array_split(self.rows, -(-len(self.rows) // PREDICT_BATCH))
+        yield from map(self.convert, ahead.batches(self.split, parts))
 
 
 class Tracked:

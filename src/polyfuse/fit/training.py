@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from polyfuse.data import ahead
 from polyfuse.data.base import Rows, Split
 from polyfuse.determinism import seed_of, seeded
 from polyfuse.errors import TrainingError
@@ -145,10 +146,12 @@ class Training:
         generator = torch.Generator().manual_seed(seed)
         self.model.train()
         total, since = 0.0, 0
-        for i, places in enumerate(parts):
+        own = [self.part.rows(places) for places in parts]
+        batches = ahead.batches(self.split, [self.learn[mine] for mine in own])
+        for i, (places, mine, inputs) in enumerate(zip(parts, own, batches, strict=True)):
             last = self.order.ends_step(i)
-            mine, share = self.part.rows(places), self.part.share(places) * self.order.share(i)
-            loss = self._gradients(mine, generator, share, last=last)
+            share = self.part.share(places) * self.order.share(i)
+            loss = self._gradients(mine, inputs, generator, share, last=last)
             if self.part.of > 1:
                 loss = self.part.total(loss * len(mine)) / len(places)
             total += self._finite(loss, number) * len(places)
@@ -161,11 +164,10 @@ class Training:
         return total / sum(map(len, parts))
 
     def _gradients(
-        self, places: Rows, generator: torch.Generator, share: float, *, last: bool
+        self, places: Rows, inputs: Tensor, generator: torch.Generator, share: float, *, last: bool
     ) -> float:
         """Add a batch's gradients to the parameters'; return its loss."""
         rows = self.learn[places]
-        inputs = self.split.inputs(rows)
         if self.options.augmentation is not None:
             inputs = self.options.augmentation(inputs, generator)
         inputs, labels, given = self.fabric.to_device(inputs), self._labels(rows), {}
@@ -221,10 +223,11 @@ class Training:
         total, mine = 0.0, self.part.rows(self.stop)
         run = self.model if self.part.of == 1 else self._alone
         with evaluating(self.model):
-            for rows in np.array_split(mine, math.ceil(len(mine) / PREDICT_BATCH) or 1):
-                if len(rows):
-                    outputs = run(self.fabric.to_device(self.split.inputs(rows)))
-                    total += float(self.options.loss(outputs, self._labels(rows))) * len(rows)
+            split = np.array_split(mine, math.ceil(len(mine) / PREDICT_BATCH) or 1)
+            parts = [rows for rows in split if len(rows)]
+            for rows, inputs in zip(parts, ahead.batches(self.split, parts), strict=True):
+                outputs = run(self.fabric.to_device(inputs))
+                total += float(self.options.loss(outputs, self._labels(rows))) * len(rows)
         return self._finite(self.part.total(total) / len(self.stop), len(self.history))
 
     def _alone(self, inputs: Tensor) -> Any:
