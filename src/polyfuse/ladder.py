@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from polyfuse.errors import printable
+from polyfuse.errors import RunError, printable
 from polyfuse.metrics import Score, replicate_scores
 from polyfuse.population import Population
 from polyfuse.row_scores import Scores, deciding
@@ -18,12 +18,37 @@ Facts = Mapping[str, Any]
 def steps_of(population: Population) -> list[Facts]:
     """Return the records of the decoding that was fitted on the members of now, first step first.
 
+    Raises:
+        RunError: a record that is damaged.
+
     Example:
         >>> steps_of.__name__
         'steps_of'
     """
     kept = [population.fusion(name) for name, now in population.fits.items() if now]
-    return sorted((r for r in kept if "decoding" in r), key=lambda r: r["decoding"]["place"])
+    steps = [record for record in kept if "decoding" in record]
+    for record in steps:
+        if not _is_step(record["decoding"]):
+            raise RunError(
+                f"'{printable(population.path)}/fusions/{printable(record.get('name'))}' is no "
+                "record of a decoding; delete the folder and run the same command again"
+            )
+    return sorted(steps, key=lambda record: int(record["decoding"]["place"]))
+
+
+def _is_step(facts: Any) -> bool:
+    """Tell whether a document from a file says which step of a decoding a fusion is."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("above"), list):
+        return False
+    above, runs = facts["above"], facts.get("runs")
+    return (
+        type(facts.get("place")) is int
+        and isinstance(facts.get("strength"), int | float)
+        and bool(above)
+        and all(isinstance(name, str) for name in above)
+        and isinstance(runs, dict)
+        and all(isinstance(value, str) for value in runs.values())
+    )
 
 
 def ladder_of(steps: Sequence[Facts]) -> list[str]:

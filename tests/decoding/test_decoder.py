@@ -78,6 +78,19 @@ def test_a_length_head_that_knows_is_heard():
     assert right(found.strings[:, 0], labels) > right(decode(heads, blank=BLANK), labels) + 0.1
 
 
+def test_without_a_length_head_the_other_heads_overrule_one_that_is_unsure():
+    labels = np.tile([[1, 2, 3]], (30, 1))
+    logits = 6 * np.eye(CLASSES)[labels]
+    logits[::3, 1, BLANK] = 6.5  # the string seems to end here, and the next head knows better
+    heads = log_softmax(logits)
+    decoder = Decoder([Lengths("joint_length", None)], blank=BLANK)
+    found = fit_decoder(decoder, heads, labels, inputs=np.zeros((30, 0, 4)))
+    assert decoder.strengths == [1.0]
+    assert decoder.heard == []
+    assert right(decode(heads, blank=BLANK), labels) == pytest.approx(2 / 3)
+    assert right(found.strings[:, 0], labels) == 1
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_priors_and_lengths_of_noise_get_strength_0(seed):
     heads, labels, _ = world(300, seed)

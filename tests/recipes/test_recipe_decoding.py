@@ -16,9 +16,9 @@ from polyfuse import durable, terminal
 from polyfuse.adding import add_member
 from polyfuse.corrections import corrections_of
 from polyfuse.errors import DataError, RecipeError, RunError
-from polyfuse.inference import predict_lengths
-from polyfuse.population_decoding import making
-from polyfuse.population_lengths import HEAD, pooled
+from polyfuse.inference import Heads, predict_lengths
+from polyfuse.population_decoding import decoded, making, pooled_heads
+from polyfuse.population_lengths import pooled
 from polyfuse.recipes import decoding as recipe_decoding
 from polyfuse.recipes import run as module
 from polyfuse.recipes.schema import check
@@ -37,8 +37,9 @@ STEPS = ["joint_length", "position_prior", {"name": "forbid", "patterns": ["????
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("strings")
+    make_strings(path / "data.npz")
     yield path
-    sys.path.remove(str(path))
+    sys.path[:] = [place for place in sys.path if place != str(path)]
     sys.modules.pop("tiny_reader", None)
 
 
@@ -49,7 +50,7 @@ def done(folder):
 
 
 @pytest.fixture(scope="module")
-def lengths(folder, done):
+def lengths(folder):
     return run(make_lengths(folder), out=folder / "LENGTHS").path
 
 
@@ -409,9 +410,16 @@ def test_a_damaged_step_is_refused(done, folder, tmp_path):
     durable.write_json(root / "fusions" / "+ joint_length" / "fitted.json", {"kind": "x"})
     with pytest.raises(RunError, match=r"fitted\.json"):
         module.Run(root).predict(new_data(folder), fusion="+ joint_length", recipe=done[0])
+    file = root / "fusions" / "+ forbid" / "fusion.json"
+    whole = durable.read_json(file)
+    for damage in ({"place": "x"}, {"above": []}, {"above": [1]}, {"strength": None}, {"runs": 3}):
+        durable.write_json(file, {**whole, "decoding": {**whole["decoding"], **damage}})
+        with pytest.raises(RunError, match="is no record of a decoding"):
+            corrections_of(module.Population.open(root))
 
 
-def test_without_length_heads_the_character_heads_decide_jointly(done):
-    assert HEAD == "length_head"
+def test_models_that_say_nothing_of_lengths_do_not_read_by_them(done):
     population = done[1].population
-    assert population.fit("+ joint_length")["sources"] == [HEAD]
+    silent = [Heads(member.predictions("val"), None) for member in population.members]
+    with pytest.raises(RunError, match="knows lengths by length_head, and these models say not"):
+        decoded(population, "+ joint_length", pooled_heads(silent, None))

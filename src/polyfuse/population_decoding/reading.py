@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from polyfuse.decoding import decoder_from
+from polyfuse.errors import RunError, printable
 from polyfuse.inference import Heads
 from polyfuse.population import Population
 from polyfuse.population_decoding.base import Pooled
@@ -25,13 +26,18 @@ def decoded(population: Population, name: str, said: Pooled) -> Labels:
         `(n, positions)` int64.
 
     Raises:
-        RunError: there is no such row, or it is damaged.
+        RunError: there is no such row, it is damaged, or knows lengths by what is not there.
 
     Example:
         >>> decoded.__name__
         'decoded'
     """
     decoder = decoder_from(population.fit(name))
+    if missing := [source for source in decoder.heard if source not in said.known]:
+        raise RunError(
+            f"'{printable(name)}' knows lengths by {printable(', '.join(missing))}, and these "
+            "models say nothing of it; name the recipe that its members were trained with"
+        )
     known = {source: said.known[source] for source in decoder.heard}
     inputs = Pooled(said.heads, known).inputs(decoder.sources)
     return decoder.predict(said.heads[None], inputs=inputs)[:, -1]
@@ -56,7 +62,7 @@ def length_run_of(population: Population, name: str) -> str | None:
     """
     decoder = decoder_from(population.fit(name))
     runs: Mapping[str, str] = population.fusion(name)["decoding"]["runs"]
-    return runs[MODEL] if MODEL in decoder.heard else None
+    return runs.get(MODEL, "") if MODEL in decoder.heard else None
 
 
 def positions_of(population: Population) -> int:

@@ -138,7 +138,7 @@ class Run:
         heads = [say(model, split) for model in models]
         logits = [said.characters for said in heads]
         if row["kind"] == FITTED and is_decoded(population, row["name"]):
-            lengths = self._lengths(population, row["name"], length_run, split)
+            lengths = self._lengths(population, row["name"], split, length_run, recipe)
             said = decoded(population, row["name"], pooled_heads(heads, lengths))
         elif row["kind"] == FITTED:
             said = answer(population, row["name"], dict(zip(row["members"], logits, strict=True)))
@@ -151,7 +151,12 @@ class Run:
         return list(zip(split.names, answers, strict=True))
 
     def _lengths(
-        self, population: Population, row: str, path: str | Path | None, split: Split
+        self,
+        population: Population,
+        row: str,
+        split: Split,
+        path: str | Path | None,
+        recipe: str | Path | None,
     ) -> NDArray[np.float64] | None:
         """Return what another run says of the lengths of new rows, where a row wants that."""
         wanted = length_run_of(population, row)
@@ -168,7 +173,7 @@ class Run:
                 f"'{printable(path)}' is not the run that '{printable(row)}' was made with, or has "
                 "other members by now; name that one, or run the recipe again"
             )
-        plan, members = plan_of(run), lengths.population.for_fusions.members
+        plan, members = plan_of(run, recipe), lengths.population.for_fusions.members
         made_by = _factories(members, plan, {})
         models = [m.model(make) for m, make in zip(members, made_by, strict=True)]
         outputs = np.stack([predict(model, split) for model in models])
