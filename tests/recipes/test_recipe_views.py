@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from crash_child import Child
+from polyfuse.adding import add_member
 from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.population_views import (
     ViewStore,
@@ -260,11 +261,45 @@ def test_views_are_of_certain_members_and_weights(copied):
         stack_with_views(population.averaged("ema"), "val")
 
 
+def test_views_stay_where_a_stranger_joins(copied, done):
+    draw = np.random.default_rng(7)
+    said = {split: draw.standard_normal((rows, 3)) for split, rows in (("val", 20), ("test", 12))}
+    add_member(copied.root, "stranger", predictions=said, space="logit")
+    row = copied.run.scoreboard.row("mean_probability, ema, tta")
+    assert row["members"] == [0, 1]
+    assert row["val"] == done.run.scoreboard.row("mean_probability, ema, tta")["val"]
+
+
+def test_nothing_is_chosen_before_all_members_are_there(copied):
+    shutil.rmtree(copied.root / "views")
+    shutil.rmtree(copied.root / "members/001")
+    board = run(copied.recipe, out=copied.root, minutes=0).scoreboard
+    assert len(board.rows) > 1
+    assert not [row for row in board.rows if "views" in row]
+    assert not (copied.root / "views").exists()
+
+
 def test_a_leaderboard_with_views_that_are_gone_says_so(copied, tmp_path):
     shutil.rmtree(copied.root / "views")
     np.save(tmp_path / "new.npy", held_out_images())
     with pytest.raises(RunError, match="needs the views that were chosen for the members of now"):
         copied.run.predict(tmp_path / "new.npy", fusion="mean_probability, ema, tta")
+
+
+def test_a_view_of_the_users_own_is_asked_only_with_their_recipe(tmp_path, monkeypatch):
+    (tmp_path / "own_views.py").write_text("def brighter(images):\n    return images * 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    view = {"name": "random", "function": "own_views:brighter", "together": True}
+    recipe = recipe_with(tmp_path, {"views": [view], "choose": "all"}, more="")
+    finished = run(recipe, out=tmp_path / "RUN")
+    assert views_kept(finished.population) == ("identity", "brighter-seed=0")
+    np.save(tmp_path / "new.npy", held_out_images())
+    row = "mean_probability, tta"
+    with pytest.raises(RecipeError, match="'own_views:brighter' names code, which runs only from"):
+        finished.predict(tmp_path / "new.npy", fusion=row)
+    answers = finished.predict(tmp_path / "new.npy", fusion=row, recipe=recipe)
+    expected = finished.population.said(row, "test").argmax(-1)
+    assert [int(answer) for _, answer in answers] == expected.tolist()
 
 
 # other tasks and choices ------------------------------------------------------------------------
