@@ -33,6 +33,7 @@ from polyfuse.tta.sizes import Scale as Scale
 from polyfuse.tta.tasks import TASKS as TASKS
 from polyfuse.tta.tasks import Boxes as Boxes
 from polyfuse.tta.tasks import Classes as Classes
+from polyfuse.tta.tasks import Detections as Detections
 from polyfuse.tta.tasks import Keypoints as Keypoints
 from polyfuse.tta.tasks import Masks as Masks
 from polyfuse.tta.tasks import Numbers as Numbers

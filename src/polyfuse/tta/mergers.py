@@ -6,9 +6,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from polyfuse.combine import mean_value
+from polyfuse.errors import DataError
+from polyfuse.tta.box_fusion import Detected, fuse_boxes
 from polyfuse.tta.merging import merge_views, says_of
 from polyfuse.tta.places import filled
 from polyfuse.tta.running import MEANS, Running
+from polyfuse.tta.tasks import Detections
 
 _LARGE = 1 << 16  # numbers of a view's output
 
@@ -16,10 +19,10 @@ _LARGE = 1 << 16  # numbers of a view's output
 class Merger(Protocol):
     """Takes each view's output, in any order, and gives one answer."""
 
-    def add(self, number: int, output: Tensor) -> None:
+    def add(self, number: int, output: Any) -> None:
         """Take what a view says, undone."""
 
-    def answer(self) -> Tensor:
+    def answer(self) -> Any:
         """Return what all of them say."""
 
 
@@ -72,6 +75,36 @@ class Added:
     def answer(self) -> Tensor:
         """Return the mean."""
         return self.running.answer()
+
+
+class Fused:
+    """Detections that are kept until all are there, and fused image by image."""
+
+    def __init__(self, task: Detections, count: int, weights: Tensor | None) -> None:
+        """Keep nothing yet.
+
+        Raises:
+            DataError: weights a view and class.
+        """
+        if weights is not None and weights.ndim != 1:
+            raise DataError("boxes are fused by one weight a view; weights a class have no sense")
+        self.task, self.count = task, count
+        self.weights = None if weights is None else weights.tolist()
+        self.outputs: dict[int, Any] = {}
+
+    def add(self, number: int, output: Any) -> None:
+        """Keep what a view has found."""
+        self.outputs[number] = output
+
+    def answer(self) -> Any:
+        """Fuse the boxes of each image."""
+        views = [self.outputs[number] for number in range(self.count)]
+        return [self._fused(images) for images in zip(*views, strict=True)]
+
+    def _fused(self, images: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        each = [Detected(one["boxes"], one["scores"], one["labels"]) for one in images]
+        options = {"overlap": self.task.overlap, "least": self.task.least}
+        return fuse_boxes(each, self.weights, **options)._asdict()
 
 
 def merger_of(

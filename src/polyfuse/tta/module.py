@@ -12,10 +12,10 @@ from polyfuse.ensemble.base import follow
 from polyfuse.errors import DataError, printable
 from polyfuse.tta.base import Size, View, as_views, coverage, sized
 from polyfuse.tta.batching import Batches
-from polyfuse.tta.mergers import Merger, merger_of
+from polyfuse.tta.mergers import Fused, Merger, merger_of
 from polyfuse.tta.merging import check_options, combiner_of
 from polyfuse.tta.outputs import Key, parts_of, rebuilt
-from polyfuse.tta.tasks import Task, task_of
+from polyfuse.tta.tasks import Detections, Task, task_of
 
 _SIZES = 8  # of images whose coverage is kept
 
@@ -120,13 +120,13 @@ class TTA(nn.Module):
             `(view, n, ..., class)`, in a dict or tuple where the model returns one. Masks are
             `(view, n, height, width, class)`, 0 where a view has no say.
         """
-        found: dict[Key, dict[int, Tensor]] = {}
-        outputs = None
+        found: dict[Key, dict[int, Any]] = {}
+        outputs: Any = None
         for number, outputs in self._outputs(range(len(self.views)), images, more, keywords):
             for key, task, part in self._parts(outputs):
                 undone = self._undone(task, part, self.views[number], sized(images))
                 found.setdefault(key, {})[number] = undone
-        each = {key: torch.stack([of[n] for n in sorted(of)]) for key, of in found.items()}
+        each = {key: _stacked([of[n] for n in sorted(of)]) for key, of in found.items()}
         return rebuilt(outputs, each)
 
     def extra_repr(self) -> str:
@@ -161,6 +161,8 @@ class TTA(nn.Module):
     ) -> Merger:
         """Return what merges one part of the outputs."""
         task: Task = self._of(self.task, key, "task")
+        if isinstance(task, Detections):
+            return Fused(task, len(numbers), weights)
         seen = self._seen(size, first) if task.spatial else None
         return merger_of(
             first,
@@ -213,6 +215,11 @@ class TTA(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.weights = follow(kept, fn)
         return self
+
+
+def _stacked(views: list[Any]) -> Any:
+    """Return the outputs of all views as one tensor; detections as a list of lists."""
+    return torch.stack(views) if isinstance(views[0], Tensor) else views
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What models return for several views at once: taken apart, put together, its tensors by key."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ def taken_apart(outputs: Any, counts: Sequence[int]) -> list[Any]:
                 "images; it must have one row an image"
             )
         return list(torch.split_with_sizes(outputs, list(counts)))
+    if is_detections(outputs):
+        ends = [0, *accumulate(counts)]
+        return [outputs[start:end] for start, end in pairwise(ends)]
     keyed = [(key, taken_apart(part, counts)) for key, part in parts_of(outputs)]
     return [rebuilt(outputs, {k: each[i] for k, each in keyed}) for i in range(len(counts))]
 
@@ -43,8 +47,20 @@ def put_together(outputs: Sequence[Any]) -> Any:
         return outputs[0]
     if isinstance(outputs[0], Tensor):
         return torch.cat(list(outputs))
+    if is_detections(outputs[0]):
+        return [image for piece in outputs for image in piece]
     each = [dict(parts_of(one)) for one in outputs]
     return rebuilt(outputs[0], {key: put_together([one[key] for one in each]) for key in each[0]})
+
+
+def is_detections(outputs: Any) -> bool:
+    """Tell whether an output is a list of dicts, one an image, as detectors have it.
+
+    Example:
+        >>> is_detections([{"boxes": torch.zeros(0, 4)}]), is_detections([torch.zeros(1)])
+        (True, False)
+    """
+    return isinstance(outputs, list) and bool(outputs) and isinstance(outputs[0], Mapping)
 
 
 def parts_of(outputs: Any) -> list[tuple[Key, Any]]:
@@ -57,7 +73,7 @@ def parts_of(outputs: Any) -> list[tuple[Key, Any]]:
         >>> parts_of({"mask": torch.zeros(1), "loss": None})
         [('mask', tensor([0.]))]
     """
-    if isinstance(outputs, Tensor):
+    if isinstance(outputs, Tensor) or is_detections(outputs):
         return [(None, outputs)]
     if isinstance(outputs, Mapping):
         return [(key, part) for key, part in outputs.items() if part is not None]
@@ -76,6 +92,6 @@ def rebuilt(outputs: Any, parts: Mapping[Any, Any]) -> Any:
         >>> rebuilt({"a": torch.zeros(1)}, {"a": 1})
         {'a': 1}
     """
-    if isinstance(outputs, Tensor):
+    if isinstance(outputs, Tensor) or is_detections(outputs):
         return parts[None]
     return dict(parts) if isinstance(outputs, Mapping) else tuple(parts.values())

@@ -1,6 +1,6 @@
 """What models answer, and how a view is undone in it: classes, masks, keypoints, boxes, numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,19 @@ from torch import Tensor
 
 from polyfuse.errors import DataError, did_you_mean, printable
 from polyfuse.parameters import one_of
-from polyfuse.tta.base import Matrix, Size, View
-
-Pairs = Sequence[tuple[int, int]]
-
-UNITS = ("pixel", "index", "relative")
-FORMATS = ("xyxy", "xywh", "cxcywh")
+from polyfuse.tta.base import Size, View
+from polyfuse.tta.coordinates import (
+    FORMS,
+    UNITS,
+    Pairs,
+    check_places,
+    corners_of,
+    formed,
+    mirrored,
+    moved_boxes,
+    moved_points,
+    order,
+)
 
 
 class Task:
@@ -30,7 +37,7 @@ class Task:
     plain: bool = False
     spatial: bool = False
 
-    def undo(self, outputs: Tensor, view: View, size: Size) -> Tensor:
+    def undo(self, outputs: Any, view: View, size: Size) -> Any:
         """Return outputs as of the image itself, as the combiner wants them: classes last.
 
         Args:
@@ -40,7 +47,7 @@ class Task:
         """
         return outputs
 
-    def laid_out(self, merged: Tensor) -> Tensor:
+    def laid_out(self, merged: Any) -> Any:
         """Return merged outputs in the model's own layout."""
         return merged
 
@@ -188,7 +195,7 @@ class Boxes(Task):
 
     def __post_init__(self) -> None:
         """Check form and units."""
-        one_of("form", self.form, FORMATS)
+        one_of("form", self.form, FORMS)
         one_of("units", self.units, UNITS)
 
     def undo(self, outputs: Tensor, view: View, size: Size) -> Tensor:
@@ -227,9 +234,68 @@ class Numbers(Task):
         if not self.negate or not mirrored(view.matrix(size)):
             return outputs
         signs = torch.ones(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
-        _check_places(self.negate, len(signs))
+        check_places(self.negate, len(signs))
         signs[list(self.negate)] = -1
         return outputs * signs
+
+
+@dataclass(frozen=True)
+class Detections(Task):
+    """Any number of boxes an image: a list of `{"boxes", "scores", "labels"}`, one an image.
+
+    What the views have found is fused, see `polyfuse.tta.box_fusion.fuse_boxes`.
+
+    Attributes:
+        form: of boxes, as of `Boxes`.
+        units: as of keypoints.
+        overlap: boxes of one label that overlap by more are one object.
+        least: boxes of lower scores are left out.
+
+    Example:
+        >>> from polyfuse.tta.moves import Flip
+        >>> one = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 6.0]]), "scores": torch.ones(1)}
+        >>> one["labels"] = torch.tensor([3])
+        >>> Detections().undo([one], Flip(), (8, 8))[0]["boxes"].tolist()
+        [[4.0, 2.0, 7.0, 6.0]]
+    """
+
+    form: str = "xyxy"
+    units: str = "pixel"
+    overlap: float = 0.55
+    least: float = 0.0
+    plain = True
+
+    def __post_init__(self) -> None:
+        """Check form and units."""
+        one_of("form", self.form, FORMS)
+        one_of("units", self.units, UNITS)
+
+    def undo(self, outputs: Any, view: View, size: Size) -> Any:
+        """Return the boxes where they are in the image, as two corners.
+
+        Raises:
+            DataError: these are no detections.
+        """
+        return [self._undone(one, view, size) for one in outputs]
+
+    def _undone(self, one: Any, view: View, size: Size) -> dict[str, Tensor]:
+        known = ["boxes", "scores", "labels"]
+        if not isinstance(one, Mapping) or sorted(one) != sorted(known):
+            got = ", ".join(map(str, one)) if isinstance(one, Mapping) else type(one).__name__
+            raise DataError(
+                f"detections of an image are {printable(got)}; expected a dict of boxes, scores "
+                "and labels: nothing else can be fused, so wrap the model in what leaves it out"
+            )
+        boxes = moved_boxes(one["boxes"], view, size, form=self.form, units=self.units)
+        return {**one, "boxes": corners_of(boxes, self.form)}
+
+    def laid_out(self, merged: Any) -> Any:
+        """Return the boxes in their own form again."""
+        low_high = [(one["boxes"][..., :2], one["boxes"][..., 2:]) for one in merged]
+        return [
+            {**one, "boxes": formed(low, high, self.form)}
+            for one, (low, high) in zip(merged, low_high, strict=True)
+        ]
 
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -238,6 +304,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "keypoints": Keypoints,
     "boxes": Boxes,
     "numbers": Numbers,
+    "detections": Detections,
 }
 
 
@@ -259,96 +326,3 @@ def task_of(task: Any) -> Task:
             f"{', '.join(TASKS)}, or polyfuse.tta.Keypoints(...) and the like"
         )
     return TASKS[task]()
-
-
-def mirrored(matrix: Matrix) -> bool:
-    """Tell whether a view is a mirror image: left and right change places.
-
-    Example:
-        >>> mirrored(((-1.0, 0.0, 8.0), (0.0, 1.0, 0.0)))
-        True
-    """
-    (a, b, _), (c, d, _) = matrix
-    return a * d - b * c < 0
-
-
-def order(pairs: Pairs, count: int, device: torch.device) -> Tensor:
-    """Return the index `(count,)` that swaps these pairs.
-
-    Raises:
-        DataError: a number outside 0 to `count` - 1, or in two pairs.
-
-    Example:
-        >>> order([(0, 2)], 3, torch.device("cpu")).tolist()
-        [2, 1, 0]
-    """
-    named = [number for pair in pairs for number in pair]
-    _check_places(named, count)
-    index = list(range(count))
-    for one, other in pairs:
-        index[one], index[other] = other, one
-    return torch.tensor(index, device=device)
-
-
-def moved_points(points: Tensor, view: View, size: Size, units: str) -> Tensor:
-    """Return points `(..., 2 or more)` of a view where they are in the image.
-
-    Example:
-        >>> from polyfuse.tta.moves import Shift
-        >>> moved_points(torch.tensor([[3.0, 3.0]]), Shift(across=1), (8, 8), "pixel").tolist()
-        [[2.0, 3.0]]
-    """
-    (a, b, c), (d, e, f) = _in_units(view.matrix(size), view.size(size), size, units)
-    x, y, rest = points[..., 0], points[..., 1], points[..., 2:]
-    moved = torch.stack([a * x + b * y + c, d * x + e * y + f], -1)
-    return torch.cat([moved, rest], -1) if rest.shape[-1] else moved
-
-
-def moved_boxes(boxes: Tensor, view: View, size: Size, *, form: str, units: str) -> Tensor:
-    """Return boxes `(..., 4 or more)` of a view where they are in the image.
-
-    Example:
-        >>> from polyfuse.tta.moves import Turn
-        >>> box = torch.tensor([[0.0, 0.0, 2.0, 1.0]])
-        >>> moved_boxes(box, Turn(1), (4, 6), form="xyxy", units="pixel").tolist()
-        [[5.0, 0.0, 6.0, 2.0]]
-    """
-    corners, rest = _corners(boxes[..., :4], form), boxes[..., 4:]
-    one = moved_points(corners[..., :2], view, size, units)
-    other = moved_points(corners[..., 2:], view, size, units)
-    low, high = torch.minimum(one, other), torch.maximum(one, other)
-    return torch.cat([_formed(low, high, form), rest], -1)
-
-
-def _corners(boxes: Tensor, form: str) -> Tensor:
-    first, second = boxes[..., :2], boxes[..., 2:]
-    if form == "xywh":
-        return torch.cat([first, first + second], -1)
-    if form == "cxcywh":
-        return torch.cat([first - second / 2, first + second / 2], -1)
-    return boxes
-
-
-def _formed(low: Tensor, high: Tensor, form: str) -> Tensor:
-    if form == "xywh":
-        return torch.cat([low, high - low], -1)
-    if form == "cxcywh":
-        return torch.cat([(low + high) / 2, high - low], -1)
-    return torch.cat([low, high], -1)
-
-
-def _in_units(matrix: Matrix, view: Size, size: Size, units: str) -> Matrix:
-    """Return a way back between pixels as one between these units."""
-    (a, b, c), (d, e, f) = matrix
-    if units == "index":  # the middle of a pixel is half a pixel off its corner
-        return (a, b, c + (a + b - 1) / 2), (d, e, f + (d + e - 1) / 2)
-    if units == "relative":
-        (tall, wide), (height, width) = view, size
-        across, down = (a * wide / width, b * tall / width), (d * wide / height, e * tall / height)
-        return (*across, c / width), (*down, f / height)
-    return matrix
-
-
-def _check_places(places: Sequence[int], count: int) -> None:
-    if len(set(places)) != len(places) or not all(0 <= place < count for place in places):
-        raise DataError(f"{list(places)} must be different numbers from 0 to {count - 1}")
