@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 import contest
 from polyfuse.data.base import Splits
@@ -130,3 +131,25 @@ def test_splits_of_several_alphabets_are_no_data_set(tmp_path):
     other = labelled_images(alphabet=LETTERS[::-1], **options)
     with pytest.raises(DataError, match="have several alphabets: 'ZYXcba', 'abcXYZ'"):
         write_labels(tmp_path, Splits(one.train, one.val, other.test))
+
+
+def test_cut_out_digits_are_ten_classes_and_folds_keep_neighbours_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 400), ("test", 20)):
+        images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = rng.integers(1, 11, (count, 1)).astype(np.uint8)
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": labels})
+    asked = tmp_path / "a.yaml"
+    text = RECIPE.format(
+        data=json.dumps({"name": "svhn_format2", "root": str(tmp_path)}), positions=1, classes=1
+    )
+    lines = text.replace(", string_vote", "").splitlines()
+    lines[2] = "model: {name: mlp, inputs: 3072, classes: 10, hidden: 4}"
+    asked.write_text("\n".join(lines))
+    done = run(asked, out=tmp_path / "RUN")
+    assert [name for name, _ in answers(done.path)] == [f"test/{i + 1}" for i in range(20)]
+    assert {code for _, code in answers(done.path)} <= set("0123456789")
+    groups = done.population.groups("train")
+    halves = [set(groups[member.rows("held_out")]) for member in done.population.members]
+    assert len(halves) == 2
+    assert halves[0].isdisjoint(halves[1])

@@ -13,7 +13,8 @@ from polyfuse.errors import DataError, did_you_mean, printable
 
 Crop = Literal["union", "whole"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
-MAY_CHANGE = ("root", "workers", "cache", "report")  # options that change no number
+# Options that change no number, or only together with the fingerprint.
+MAY_CHANGE = ("root", "workers", "cache", "report", "exclude")
 MARGIN = 0.15  # Goodfellow et al. 2013, section 5: the box around all digits grows by 30 %
 CACHE = 256  # megabytes
 _LARGEST = 4096  # pixels of a side
