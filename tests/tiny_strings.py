@@ -78,15 +78,19 @@ def make_strings(file, *, seed=0, **how):
     np.savez(file, **held)
 
 
-def make_recipe(folder, steps=None, *, head=True, more="", **decoding):
-    """Write data set, net and recipe into a folder; return the recipe.
+def make_net(folder):
+    """Write the module of the net; whoever calls it takes the folder from `sys.path` again."""
+    (folder / "tiny_reader.py").write_text(NET)
+    sys.path.append(str(folder))
 
-    Whoever calls it takes the folder from `sys.path` again.
+
+def make_recipe(folder, steps=None, *, head=True, more="", **decoding):
+    """Write a recipe, and the data set where there is none, into a folder; return the recipe.
+
+    Its net is to be imported: see `make_net`.
     """
     if not (folder / "data.npz").exists():
         make_strings(folder / "data.npz")
-    (folder / "tiny_reader.py").write_text(NET)
-    sys.path.append(str(folder))
     text = TEXT.format(data=folder / "data.npz", head=json.dumps(head)) + more
     if steps is not None:
         text += f"decoding: {json.dumps({'steps': steps, **decoding})}\n"

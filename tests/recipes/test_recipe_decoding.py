@@ -26,7 +26,7 @@ from polyfuse.recipes.source import parse
 from polyfuse.sequences import decode, strings
 from polyfuse.significance import holm, mcnemar
 from tiny_run import digests, polyfuse, refused
-from tiny_strings import BLANK, make_lengths, make_recipe, make_strings
+from tiny_strings import BLANK, make_lengths, make_net, make_recipe, make_strings
 
 run = partial(module.run, workers=1)
 EMA = "averaging: {ema: {decay: 0.9}}\n"
@@ -38,8 +38,9 @@ STEPS = ["joint_length", "position_prior", {"name": "forbid", "patterns": ["????
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("strings")
     make_strings(path / "data.npz")
+    make_net(path)
     yield path
-    sys.path[:] = [place for place in sys.path if place != str(path)]
+    sys.path.remove(str(path))
     sys.modules.pop("tiny_reader", None)
 
 
@@ -62,7 +63,6 @@ def separate(folder, lengths):
     (place / "data.npz").write_bytes((folder / "data.npz").read_bytes())
     steps = [{"name": "length_model", "run": str(lengths)}, "length_prior"]
     recipe = make_recipe(place, steps, head=False)
-    sys.path.remove(str(place))
     return recipe, run(recipe, out=place / "RUN")
 
 
@@ -259,7 +259,6 @@ def test_runs_of_other_rows_are_refused_before_anything_is_trained(done, folder,
         {"name": "lexicon", "path": str(words)},
     ]
     recipe = make_recipe(tmp_path, steps)
-    sys.path.remove(str(tmp_path))
     with pytest.raises(RecipeError) as raised:
         run(recipe, out=tmp_path / "RUN")
     told = str(raised.value)
@@ -271,7 +270,6 @@ def test_runs_of_other_rows_are_refused_before_anything_is_trained(done, folder,
     del steps[1]
     with pytest.raises(RecipeError, match=r"reads no lengths.*target: length"):
         run(make_recipe(tmp_path, steps), out=tmp_path / "RUN")
-    sys.path.remove(str(tmp_path))
 
 
 FAULTY = """\
@@ -398,7 +396,6 @@ def test_foreign_predictions_bring_lengths_beside_them(done, tmp_path):
 def test_members_in_lock_step_have_length_heads_too(done, tmp_path):
     shutil.copy(done[0].parent / "data.npz", tmp_path)
     recipe = make_recipe(tmp_path, ["joint_length"])
-    sys.path.remove(str(tmp_path))
     changed = ["fit.epochs=1", "fit.together=always"]
     population = run(recipe, out=tmp_path / "RUN", settings=changed).population
     assert population.lengths("val").shape == (2, 120, 4)
@@ -423,3 +420,18 @@ def test_models_that_say_nothing_of_lengths_do_not_read_by_them(done):
     silent = [Heads(member.predictions("val"), None) for member in population.members]
     with pytest.raises(RunError, match="knows lengths by length_head, and these models say not"):
         decoded(population, "+ joint_length", pooled_heads(silent, None))
+
+
+def test_where_the_test_labels_are_unknown_it_is_decoded_all_the_same(folder, tmp_path):
+    with np.load(folder / "data.npz") as held:
+        known = {name: held[name] for name in held if name != "test_labels"}
+    np.savez(tmp_path / "data.npz", **known)
+    recipe = make_recipe(tmp_path, ["joint_length"])
+    finished = run(recipe, out=tmp_path / "RUN", settings=["fit.epochs=1"])
+    [_, joint] = finished.scoreboard.document["steps"]
+    assert "test" not in joint
+    assert joint["val"]["better"]
+    table = finished.scoreboard.steps()
+    assert list(table.columns) == ["", "strength", "gain, val", "changed"]
+    assert len((finished.path / "corrections.csv").read_text().splitlines()) > 10
+    assert len((finished.path / "submission.csv").read_text().splitlines()) == 101
