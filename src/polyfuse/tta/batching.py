@@ -101,14 +101,12 @@ class Batches:
         count, total = len(tensors[0]), len(tensors[0]) * len(tensors)
         limit = math.ceil(total / max(1, math.ceil(total / limit)))  # pieces of one size
         together = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-        pieces = [
-            self.model(
-                together[start : start + limit],
-                *(_rows(one, count, start, limit, total) for one in more),
-                **{k: _rows(one, count, start, limit, total) for k, one in keywords.items()},
-            )
-            for start in range(0, max(1, total), max(1, limit))
-        ]
+        pieces = []
+        for start in range(0, max(1, total), max(1, limit)):
+            rest = [_rows(one, count, start, limit, total) for one in more]
+            named = {k: _rows(one, count, start, limit, total) for k, one in keywords.items()}
+            part = together if limit >= total else together[start : start + limit]
+            pieces.append(self.model(part, *rest, **named))
         outputs = put_together(pieces)
         return zip(group, taken_apart(outputs, [count] * len(tensors)), strict=True)
 

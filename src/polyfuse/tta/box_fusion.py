@@ -68,7 +68,7 @@ def fuse_boxes(
     order = (scores * weight).argsort(descending=True, stable=True)
     order = order[((scores >= least) & (weight > 0))[order]]
     found: list[_Fused] = []
-    for label in labels[order].unique().tolist():
+    for label in torch.unique(labels[order]).tolist():
         same = [int(row) for row in order if labels[row] == label]
         groups = _grouped(boxes, scores * weight, same, overlap)
         found += [_fused(group, boxes, scores, of, said, total, label) for group in groups]

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from polyfuse.combine import mean_value
+from polyfuse.ensemble.base import tracing
 from polyfuse.errors import DataError
 from polyfuse.tta.box_fusion import Detected, fuse_boxes
 from polyfuse.tta.merging import merge_views, says_of
@@ -47,6 +49,12 @@ class Kept:
     def answer(self) -> Tensor:
         """Merge the views in their order."""
         each = [self.outputs[number] for number in range(len(self.names))]
+        quick = self.options["combiner"] is mean_value and self.weights is None
+        if quick and each[0].is_floating_point() and not tracing():
+            wide = torch.promote_types(each[0].dtype, torch.float32)
+            mean = torch.stack(each).mean(0, dtype=wide)
+            if bool(mean.isfinite().all()):
+                return mean.to(each[0].dtype)
         merged: Tensor = merge_views(each, self.weights, **self.options)
         return merged
 
@@ -140,7 +148,7 @@ def merger_of(
         >>> merger.answer()
         tensor([4.])
     """
-    kept = first.numel() < _LARGE and coverage is None and combiner is not mean_value
+    kept = first.numel() < _LARGE and coverage is None
     if kept or combiner not in MEANS:
         given = {"combiner": combiner, "space": space, "returns": returns, "coverage": coverage}
         return Kept(names, weights, {**given, **options})

@@ -144,7 +144,7 @@ class TTA(nn.Module):
             views = [self.views[number] for number in numbers]
             yield from self.batches.outputs(views, images, more, keywords)
 
-    def _undone(self, task: Task, part: Tensor, view: View, size: Size) -> Tensor:
+    def _undone(self, task: Task, part: Tensor, view: View, size: Size) -> Any:
         """Return part of an output as of the image itself."""
         undone = task.undo(part, view, size)
         if task.spatial and self.space == "log_prob" and not task.plain:
