@@ -16,6 +16,8 @@ from polyfuse.adding import add_member
 from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.population_views import (
     ViewStore,
+    choose_views,
+    choosing,
     chosen_views,
     stack_with_views,
     views_kept,
@@ -190,6 +192,17 @@ def test_a_run_that_is_killed_between_views_goes_on_with_the_next(copied, done, 
     monkeypatch.setattr(ViewStore, "write", lambda *given: made.append(given) or real(*given))
     run(copied.recipe, out=copied.root)
     assert len(made) == 2 * 2 * 3 - 3  # members, splits, views
+    assert digests(copied.root) == digests(done.run.path)
+
+
+def test_a_choice_that_is_killed_leaves_the_old_one(copied, done):
+    def work():
+        choosing.durable.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        choose_views(copied.run.population, NAMES, average="ema", choose="all")
+
+    assert Child(work).ask() is None
+    assert chosen_views(copied.run.population).choose == "greedy"
+    run(copied.recipe, out=copied.root)
     assert digests(copied.root) == digests(done.run.path)
 
 

@@ -87,7 +87,6 @@ def _write(store: ViewStore, guarded: Guarded, facts: Mapping[str, Any]) -> None
     }
     folder = population.path / "views" / "chosen"
     durable.make_folder(folder.parent)
-    durable.remove_folder(folder)
     with durable.new_folder(folder) as fresh:
         outputs = {split: np.stack([h.characters for h in said]) for split, said in heads.items()}
         write_arrays(fresh / "outputs", outputs)
@@ -96,6 +95,7 @@ def _write(store: ViewStore, guarded: Guarded, facts: Mapping[str, Any]) -> None
             write_arrays(fresh / "lengths", lengths)
         record = {**facts, **_facts(population, guarded, views), "files": records.digests(fresh)}
         durable.write_json(fresh / "chosen.json", record)
+        durable.remove_folder(folder)
 
 
 def _facts(population: Population, guarded: Guarded, views: Sequence[str]) -> dict[str, Any]:
