@@ -13,7 +13,7 @@ demo: $(READY)  ## the main job on embedded real data, in minutes
 	@$(VENV)/bin/polyfuse demo $(ARGS)
 
 test: $(READY)  ## all tests, one process a core
-	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(READY)  ## style, types, import directions, docs
 	@$(PY) -m ruff check .

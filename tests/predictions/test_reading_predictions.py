@@ -329,7 +329,7 @@ DAMAGED = {
     "scalar.npy": (numpy_saved(np.save, np.array(1.0)), "is empty: its shape is ()"),
     "none.npy": (numpy_saved(np.save, np.zeros((0, 3))), "is empty: its shape is (0, 3)"),
     "short.npz": (numpy_saved(np.savez, LOGITS)[:-30], "is no sound .npz of arrays"),
-    "bomb.npz": (a_bomb(), "would unpack"),
+    "bomb.npz": (a_bomb, "would unpack"),
     "more.npz": (stated(4096), "is no sound .npz|should have"),
     "giant.npz": (stated(0xFFFFFFF0), "would unpack"),
     "objects.npz": (numpy_saved(np.savez, a=np.array([None])), "not numbers"),
@@ -371,7 +371,7 @@ DAMAGED = {
 def test_what_is_damaged_or_several_things_is_refused_by_name(tmp_path, name):
     content, message = DAMAGED[name]
     plain = name.partition("[")[0]
-    (tmp_path / plain).write_bytes(content)
+    (tmp_path / plain).write_bytes(content() if callable(content) else content)
     with pytest.raises(DataError, match=message.replace("(", r"\(").replace(")", r"\)")) as caught:
         read_predictions(tmp_path / name)
     assert plain in str(caught.value)
