@@ -148,7 +148,8 @@ def merger_of(
         >>> merger.answer()
         tensor([4.])
     """
-    kept = first.numel() < _LARGE and coverage is None
+    # To stack what lies crosswise, as masks with classes last do, costs more than to add it up.
+    kept = first.numel() < _LARGE and coverage is None and first.is_contiguous()
     if kept or combiner not in MEANS:
         given = {"combiner": combiner, "space": space, "returns": returns, "coverage": coverage}
         return Kept(names, weights, {**given, **options})
