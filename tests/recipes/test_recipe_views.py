@@ -13,6 +13,7 @@ import torch
 
 from crash_child import Child
 from polyfuse.adding import add_member
+from polyfuse.data.arrays import Arrays
 from polyfuse.errors import DataError, RecipeError, RunError
 from polyfuse.population_views import (
     ViewStore,
@@ -141,6 +142,26 @@ def test_new_data_is_read_with_the_kept_views(done, tmp_path, monkeypatch):
     args = ("--fusion", "mean_probability, ema, tta", "-o", out)
     assert command("predict", done.run.path, tmp_path / "new.npy", *args).exit_code == 0
     assert len(out.read_text().splitlines()) == 13
+
+
+def test_new_inputs_are_made_once_for_all_members_and_views(done):
+    made = []
+
+    class Counting(Arrays):
+        def inputs(self, rows):
+            made.append(len(rows))
+            return super().inputs(rows)
+
+    split = Counting(held_out_images() / np.float32(255))
+    for row in ("mean_probability, ema, tta", "mean_probability, ema", "member 0"):
+        made.clear()
+        read = done.run.predict(split, fusion=row)
+        assert made == [12]
+        population = done.run.population
+        said = population.members[0].predictions("test")
+        if row != "member 0":
+            said = population.said(row, "test")
+        assert [int(answer) for _, answer in read] == said.argmax(-1).tolist()
 
 
 # kept, resumed, refused -------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from polyfuse.population_views import with_views
 from polyfuse.recipes import source as recipe_source
 from polyfuse.recipes.schema import Plan, check
 from polyfuse.recipes.shipped import find
-from polyfuse.recipes.views import predicting
+from polyfuse.recipes.views import predict_row
 from polyfuse.scoreboard import Scoreboard, read_scoreboard
 from polyfuse.tasks import mean_of, written
 
@@ -134,8 +134,7 @@ class Run:
             chosen = [m for m in population.members if m.index in row["members"]]
             made_by = _factories(chosen, plan, factories or {})
             models = [m.model(make) for m, make in zip(chosen, made_by, strict=True)]
-        say = predicting(row, population, plan.tta)
-        heads = [say(model, split) for model in models]
+        heads = predict_row(row, population, plan.tta, models, split)
         logits = [said.characters for said in heads]
         if row["kind"] == FITTED and is_decoded(population, row["name"]):
             lengths = self._lengths(population, row["name"], split, length_run, recipe)

@@ -246,8 +246,8 @@ def make_views(
                 continue
             models = [member.model(factory_of(member)) for member in lacking]
             with threads(cpus):
-                heads = _predicted(models, view, getattr(splits, split))
-            for member, said in zip(lacking, heads, strict=True):
+                heads = _predicted(models, [view], getattr(splits, split))
+            for member, (said,) in zip(lacking, heads, strict=True):
                 store.write(member, split, view.name, said)
         progress("views", done, len(asked.views), view.name)
     choose_views(
@@ -281,25 +281,33 @@ def has_views(population: Population, asked: Views | None) -> bool:
     )
 
 
-def predicting(
-    row: Mapping[str, Any], population: Population, asked: Views | None
-) -> Callable[[nn.Module, Split], Heads]:
-    """Return what predicts new inputs as the members of a row of the scoreboard do.
+def predict_row(
+    row: Mapping[str, Any],
+    population: Population,
+    asked: Views | None,
+    models: Sequence[nn.Module],
+    split: Split,
+) -> list[Heads]:
+    """Return what the models of a row of the scoreboard say of new inputs.
+
+    An input is made once for all models and views.
 
     Args:
-        row: its members' views are merged where it has `views`.
+        row: its models' views are merged where it has `views`.
         population: of the run.
         asked: what its recipe says of views.
+        models: of the row.
+        split: the new inputs.
 
     Raises:
         RunError: the run has other views than the recipe.
 
     Example:
-        >>> predicting({"name": "mean_probability"}, None, None).__name__
-        'predict_heads'
+        >>> predict_row({"name": "mean_probability"}, None, None, [], None)
+        []
     """
     if "views" not in row:
-        return predict_heads
+        return [said[0] for said in _predicted(models, [Identity()], split)]
     chosen = chosen_views(population)
     known = {view.name: view for view in asked.views} if asked else {}
     if asked is None or chosen is None or not set(chosen.names) <= known.keys():
@@ -307,24 +315,27 @@ def predicting(
             f"'{printable(row['name'])}' needs the views that were chosen for the members of now, "
             "and this run has none, or not those that its recipe names; run the recipe again"
         )
-    views, combiner = [known[name] for name in chosen.names], asked.combiner(population.task)
-
-    def predict_merged(model: nn.Module, split: Split) -> Heads:
-        said = [_predicted([model], view, split)[0] for view in views]
-        return merge_heads(population, chosen, said, combiner)
-
-    return predict_merged
+    combiner = asked.combiner(population.task)
+    views = [known[name] for name in chosen.names]
+    return [
+        merge_heads(population, chosen, said, combiner) for said in _predicted(models, views, split)
+    ]
 
 
-def _predicted(models: Sequence[nn.Module], view: View, split: Split) -> list[Heads]:
-    """Return what models say of a view of a split; each input is made once."""
-    parts = np.array_split(np.arange(len(split)), max(1, -(-len(split) // PREDICT_BATCH)))
-    said: list[list[Heads]] = [[] for _ in models]
-    for part in parts:
-        seen = _Given(view.apply(split.inputs(part)))
-        for own, model in zip(said, models, strict=True):
-            own.append(predict_heads(model, seen))
-    return [_joined(own) for own in said]
+def _predicted(
+    models: Sequence[nn.Module], views: Sequence[View], split: Split
+) -> list[list[Heads]]:
+    """Return what each model says of each view of a split; each input is made once."""
+    if not models:
+        return []
+    said: list[list[list[Heads]]] = [[[] for _ in views] for _ in models]
+    for part in np.array_split(np.arange(len(split)), max(1, -(-len(split) // PREDICT_BATCH))):
+        inputs = split.inputs(part)
+        for place, view in enumerate(views):
+            seen = _Given(view.apply(inputs))
+            for own, model in zip(said, models, strict=True):
+                own[place].append(predict_heads(model, seen))
+    return [[_joined(parts) for parts in own] for own in said]
 
 
 def _joined(parts: Sequence[Heads]) -> Heads:
