@@ -2,10 +2,14 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import traceback
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -15,6 +19,7 @@ settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True
 settings.register_profile("thorough", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+DEAR = ["lightning_fabric", "polyfuse.training.loop", "polyfuse.fit.training"]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
@@ -57,6 +62,34 @@ def one_thread():
     import torch  # here: the process that hands out the tests runs none
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_libraries(one_thread):
+    """Spare each of thousands of small trainings two things that libraries do anew each time."""
+    from torch import cuda, mtia, xpu
+
+    # A seed for a GPU that is not in use is kept with the stack, and a test's stack is deep.
+    for device in (cuda, mtia, xpu):
+        device.traceback = SimpleNamespace(**{**vars(traceback), "format_stack": list})
+    # Fabric reads the entry points of all that is installed.
+    if "lightning_fabric" in sys.modules:
+        from lightning_fabric.utilities import registry
+
+        registry.entry_points = cache(registry.entry_points)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Start worker processes as forks of one that has imported what is dear, not each afresh."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        forks, context_of = multiprocessing.get_context("forkserver"), multiprocessing.get_context
+        forks.set_forkserver_preload(DEAR)
+        monkeypatch.setattr(
+            multiprocessing,
+            "get_context",
+            lambda method=None: forks if method == "spawn" else context_of(method),
+        )
 
 
 @pytest.fixture(scope="session")

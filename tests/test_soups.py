@@ -357,6 +357,7 @@ def draws(model):
 
 
 @pytest.mark.parametrize("search", ["greedy", "forward_backward"])
+@pytest.mark.usefixtures("forked_workers")
 def test_results_do_not_depend_on_the_runner(files, tmp_path, search):
     journals = [tmp_path / "alone.json", tmp_path / "two.json"]
     # Starting processes takes its time: of two files, once.

@@ -211,7 +211,7 @@ def test_stopped_at_each_epoch_and_run_again_gives_the_same_bytes(averaged, tmp_
     assert digests(tmp_path / "RUN") == digests(averaged.run.path)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_workers_give_the_same_bytes(averaged, tmp_path):
     run(averaged.recipe, out=tmp_path / "RUN", workers=2)
     assert digests(tmp_path / "RUN") == digests(averaged.run.path)

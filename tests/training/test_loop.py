@@ -156,7 +156,7 @@ def test_a_lost_member_comes_back_as_it_was(clean, tmp_path):
     assert tiny.hashes(tmp_path) == tiny.hashes(clean.path)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_workers_give_the_same_bits_as_one(clean, tmp_path):
     told = []
     polyfuse.train(

@@ -173,6 +173,7 @@ class KilledInItsSecondEpoch:
         return net
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_killed_in_an_epoch_goes_on_from_the_one_before(tmp_path):
     fit(tmp_path / "clean", folds())
     with seeded(folds().jobs([])[1].seed):

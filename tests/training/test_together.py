@@ -294,7 +294,7 @@ def test_a_member_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert [m.index for m in Population.open(tmp_path).members] == [0, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_workers_train_a_group_each(tmp_path):
     found = train(tmp_path, strategy=plan(4), runner=LocalRunner(2))
     assert [m.record["trained"] for m in found.members] == ["in lock-step with 1 others"] * 4
