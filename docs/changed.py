@@ -14,9 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 import polyfuse
 from polyfuse.corrections import corrections_of
 from polyfuse.ladder import ladder_of, steps_of
-from polyfuse.population_views import stack_with_views
+from polyfuse.population_lengths import logarithm, pooled
+from polyfuse.population_views import lengths_with_views, stack_with_views
 from polyfuse.recipes.folder import plan_of
 from polyfuse.recipes.run import data_of
+from polyfuse.sequences import apply_prior, changes, decode, joint_decode, position_prior
+from polyfuse.tasks import mean_of
 
 INK, SOFT, RIGHT, WRONG = "#1b2430", "#66717f", "#0f8a5f", "#c2410c"
 TILE, COLUMNS, GAP = (192, 72), 4, 26
@@ -68,7 +71,7 @@ def drawn(title, examples, images, out):
         tile = Image.fromarray(pixels).resize(TILE, Image.Resampling.BICUBIC)
         x, y = GAP + place % COLUMNS * (TILE[0] + GAP), 52 + place // COLUMNS * step
         example.draw(picture, draw, tile, x, y)
-    picture.quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
+    picture.quantize(255, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 class Changed:
@@ -138,16 +141,49 @@ class Changed:
         self.save("Vote by whole string, not by position", *self.sorted(was, now, example), out)
 
     def by_decoding(self, out):
-        """Draw what the steps of the decoding changed, with the step."""
+        """Draw what the steps of the decoding changed; where nothing, what they would have."""
+        made = corrections_of(self.population)
+        if made:
+            self.save("Decoding and priors", *self.corrected(made), out)
+            return
+        heads, lengths, prior = self.heard()
+        before = self.written(decode(heads.argmax(-1), blank=self.blank))
+        names = self.population.names("test")
+        after = {
+            "length": joint_decode(heads, lengths, blank=self.blank),
+            "prior": decode(apply_prior(heads, prior, 1.0).argmax(-1), blank=self.blank),
+        }
+        examples, told = [], []
+        for (why, labels), count in zip(after.items(), (4, 8), strict=True):
+            won, lost = self.corrected(changes(before, self.written(labels), names, why))
+            examples += in_proportion(won, lost, count)
+            told.append(f"{why}: {len(won)} right, {len(lost)} wrong")
+        title = f"At strength 1, where the fit took 0. By {'; by '.join(told)}"
+        drawn(title, examples, self.image, out)
+        print(f"{out}: {title}")
+
+    def heard(self):
+        """Return log-probabilities of characters and lengths together, and the position prior."""
+        members = self.population.averaged(self.average) if self.average else self.population
+        merged = self.views is not None
+        heads = stack_with_views(members, "test") if merged else members.stack("test")
+        lengths = lengths_with_views(members, "test") if merged else members.lengths("test")
+        learned = decode(self.population.labels("train"), blank=self.blank)
+        prior = position_prior(learned, classes=heads.shape[-1])
+        pooled_lengths = None if lengths is None else pooled(lengths)
+        return logarithm(mean_of("classification", heads)), pooled_lengths, prior
+
+    def corrected(self, made):
+        """Return an example of each change for the better, and of each for the worse."""
         places = {name: i for i, name in enumerate(self.population.names("test"))}
         won, lost = [], []
-        for change in corrections_of(self.population):
+        for change in made:
             i, true = places[change.name], self.truth[places[change.name]]
             if true in (change.before, change.after):
                 lines = [("before", change.before), ("after", change.after)]
                 step = change.why.split(",")[0].replace("_", " ")
                 (won if change.after == true else lost).append(Example(i, true, lines, step))
-        self.save("Decoding and priors", won, lost, out)
+        return won, lost
 
 
 def main(run_folder, folder):
