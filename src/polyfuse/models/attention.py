@@ -44,7 +44,7 @@ class AttentionResNet(nn.Module):
     def __init__(
         self,
         *,
-        width: int = 16,
+        width: int = 12,
         blocks: int = 1,
         hidden: int = 128,
         dropout: float = 0.2,
