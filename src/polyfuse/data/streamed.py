@@ -256,7 +256,7 @@ def opened(
         _check_once(made[-1], remembered, faults, told)
     faults.refuse(len(faults.known))
     faults.refuse_unknown()
-    remembered.save()
+    remembered.save()  # where there were faults, nothing is remembered
     empty = [name for name, listed in splits.items() if not listed.files]
     if empty:
         raise DataError(
@@ -276,7 +276,4 @@ def _check_once(
         split.seal(contents)
         told(len(files))
         return
-    before = len(faults.found)
-    contents = split.check(faults, told)
-    if len(faults.found) == before:
-        remembered.learn(key, contents)
+    remembered.learn(key, split.check(faults, told))
