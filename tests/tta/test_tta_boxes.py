@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfuse.errors import DataError
-from polyfuse.tta import TTA, Detections, Flip, Identity, Scale, Shift, dihedral, flips, product
+from polyfuse.tta import TTA, Detections, Flip, Identity, Scale, Shift, Turn, flips, product
 from polyfuse.tta.box_fusion import Detected, fuse_boxes
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def of_peer(peer, views, weights=None):
 
 
 @pytest.mark.parametrize("weights", [None, [1, 1, 1], [3, 1, 2]])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_peer_agrees_where_a_view_draws_one_box_an_object(peer, seed, weights):
     one = scattered(9, seed)
     draw = np.random.default_rng(seed + 100)
@@ -82,6 +82,7 @@ def test_a_score_is_never_above_1(peer):
     np.testing.assert_allclose(fuse_boxes(views, [2, 1]).scores, [2 / 3, 1 / 6])
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 200), st.integers(1, 5))
 def test_the_same_boxes_again_change_nothing(seed, times):
     one = scattered(8, seed)
@@ -128,13 +129,13 @@ def detector(images):
     return found
 
 
-@pytest.mark.parametrize("rows", [None, 1, 3])
-@pytest.mark.parametrize("form", ["xyxy", "xywh", "cxcywh"])
+@pytest.mark.parametrize(("form", "rows"), [("xyxy", None), ("xywh", 2), ("cxcywh", 4)])
 def test_a_detector_sees_the_same_boxes_in_every_view(form, rows):
     images = torch.zeros(3, 2, 20, 24)
     images[0, 0, 4:9, 6:16], images[0, 1, 2:6, 3:8] = 0.75, 0.5
     images[1, 1, 10:15, 12:20] = 1.0  # and there is nothing in the third
-    views = product(dihedral(), [Identity(), Shift(2, -1), Scale(2, mode="nearest")])
+    ways = [Identity(), Flip(), Turn(1), Flip("vertical").then(Turn(3))]
+    views = product(ways, [Identity(), Shift(2, -1), Scale(2, mode="nearest")])
 
     def model(batch):
         told = detector(batch)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfuse.combine import CLASS_COMBINERS, COMBINERS
@@ -60,6 +60,7 @@ def test_every_space_gives_the_same_answer(name, space):
     np.testing.assert_allclose(np.exp(log), got, rtol=1e-10)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 999), st.sampled_from(MEANS), st.booleans(), st.booleans())
 def test_weights_of_views_classes_and_places_are_the_formula(seed, name, classes, places):
     draw = np.random.default_rng(seed)

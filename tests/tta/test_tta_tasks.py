@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfuse.errors import DataError
@@ -124,6 +124,7 @@ def test_a_keypoint_carries_its_confidence_along():
     assert got.tolist() == [[[6.0, 5.0, 0.75], [8.0, 3.0, 0.25]]]
 
 
+@settings(max_examples=20)
 @given(st.sampled_from(VIEWS[:-1]), st.integers(0, 99))
 def test_masks_come_back_in_the_size_of_the_image_with_classes_last(view, seed):
     masks = torch.rand(2, 3, *view.size(SIZE), generator=torch.Generator().manual_seed(seed))

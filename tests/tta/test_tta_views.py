@@ -55,7 +55,7 @@ SIZES = st.one_of(
         st.sampled_from(["centre", "corner"]),
     ),
 )
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=30, deadline=None)
 
 
 def chain(parts):
