@@ -120,6 +120,18 @@ def test_what_is_run_of_the_english_readme_is_in_the_chinese_one():
     assert len(test_readme.commands(chinese)) > 10
 
 
+def test_what_is_quick_in_the_chinese_readme_runs(tmp_path, monkeypatch):
+    """All else is trained for, and runs from the English pages."""
+    monkeypatch.chdir(tmp_path)
+    page = read("README.zh-CN.md")
+    quick = [words for words in test_readme.commands(page) if words[0] in ("recipes", "env")]
+    assert len(quick) == 4
+    for words in quick:
+        test_readme.run_command(words)
+    (averages,) = (b for _, b in test_readme.BLOCK.findall(page) if "averages.attach" in b)
+    exec(compile(averages, "README.zh-CN.md", "exec"), {})
+
+
 def test_what_is_run_of_the_street_numbers_is_in_the_chinese_page():
     run = test_street_numbers_page.commands
     chinese = run(read("docs/street_numbers.zh-CN.md"))
