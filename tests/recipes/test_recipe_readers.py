@@ -174,5 +174,5 @@ def test_a_run_of_a_net_with_a_length_head_goes_to_its_end(tmp_path, together):
 def test_a_length_head_with_a_loss_that_knows_none_is_told_its_loss(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(recipe("{name: attention_resnet, width: 2, hidden: 4, length_head: true}"))
-    with pytest.raises(Exception, match="the loss is character_cross_entropy"):
+    with pytest.raises(DataError, match=r"name fit: \{loss: character_cross_entropy\}"):
         run(file, out=tmp_path / "run")
