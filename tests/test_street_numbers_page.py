@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -19,7 +20,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "street_numbers.md").read_text(encoding="utf-8")
 # Runs are cut to a second: all files are made, and nothing is learned.
 SHORT = ("training.folds=2", "fit.epochs=1", "scoreboard.replicates=20")
-READER = ("model.width=2", "tta.folds=2", "fit.batch_size=24")
+READER = ("model.width=2", "tta.folds=2", "tta.views=[{name: flip}]", "fit.batch_size=24")
 COMPOSED = ("data.train=200", "data.val=40", "data.test=8")
 LENGTHS = ("model.width=2", "fit.batch_size=24")
 
@@ -60,6 +61,15 @@ def test_its_commands_work_in_order(shared_data, tmp_path, monkeypatch):
         assert done.exit_code == 0, f"{shlex.join(arguments)}\n{done.output}"
     assert len(Path("voted.csv").read_text().splitlines()) == 1 + len(contest.TEST)
     assert Path("mchar.svg").stat().st_size > 1000
+    draw_changed("runs/street_numbers_full")
+
+
+def draw_changed(run):
+    """Draw the page's pictures, of this run."""
+    runpy.run_path(str(DOCS / "changed.py"))["main"](run, "")
+    for name in re.findall(r"_static/(changed_by_\w+\.png)", PAGE):
+        with Image.open(name) as picture:
+            assert picture.width == 898
 
 
 def test_its_steps_are_those_of_its_command():
