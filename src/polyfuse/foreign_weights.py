@@ -93,9 +93,7 @@ def _shape_faults(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> li
     return [*faults[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
 
 
-def applied(
-    model: nn.Module, splits: Splits, learned: NDArray[np.int64] | None
-) -> Applied:
+def applied(model: nn.Module, splits: Splits, learned: NDArray[np.int64] | None) -> Applied:
     """Return a model's logits by split; on train of the rows that it is known not to have seen.
 
     Args:

@@ -146,7 +146,7 @@ def _compared(
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     every = replicate_scores([scores[name] for name in names], **draws)
     drawn = dict(zip(names, every.T, strict=True))
-    found = []
+    found: list[Pair] = []
     for before, after in pairs:
         rows = {after: scores[after], before: scores[before]}
         found += compare_pairs(rows, reference=before, drawn=drawn, **draws)

@@ -248,8 +248,8 @@ def write_member(
             _write_model(fresh / "averages" / name, *average)
         if carried:
             write_arrays(fresh / "carried", carried)
-        for average, said in (lengths or {}).items():
-            place = fresh if average is None else fresh / "averages" / average
+        for owner, said in (lengths or {}).items():
+            place = fresh if owner is None else fresh / "averages" / owner
             write_arrays(place / "lengths", said)
         complete = {"schema": SCHEMA, **record, "files": records.digests(fresh)}
         durable.write_json(fresh / "member.json", complete)

@@ -173,4 +173,3 @@ def test_turned_points_of_images_that_are_not_square_agree_with_a_square(ttach):
         peer = ttach.transforms.Rotate90([0]).apply_deaug_keypoints(points, 90 * quarters)
         ours = Keypoints("relative").undo(points, Turn(quarters), (8, 12))
         torch.testing.assert_close(ours, peer)
-

@@ -147,8 +147,8 @@ class Training:
         self.model.train()
         total, since = 0.0, 0
         own = [self.part.rows(places) for places in parts]
-        batches = ahead.batches(self.split, [self.learn[mine] for mine in own])
-        for i, (places, mine, inputs) in enumerate(zip(parts, own, batches, strict=True)):
+        read = ahead.batches(self.split, [self.learn[mine] for mine in own])
+        for i, (places, mine, inputs) in enumerate(zip(parts, own, read, strict=True)):
             last = self.order.ends_step(i)
             share = self.part.share(places) * self.order.share(i)
             loss = self._gradients(mine, inputs, generator, share, last=last)

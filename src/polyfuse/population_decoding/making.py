@@ -37,13 +37,16 @@ def make_decoding(population: Population, asked: Asked, *, seed: int = 0) -> Non
     runs = {name: LengthRun(options["run"]) for name, options in asked.steps if name == MODEL}
     said = {split: _pooled(population, asked, runs, split) for split in SPLITS}
     decoder = _decoder(population, asked, said["val"])
-    val, test = (
-        {"heads": said[split].heads, "inputs": said[split].inputs(decoder.sources)}
-        for split in SPLITS
-    )
-    groups = population.groups("val")
-    outside = fit_decoder(decoder, labels=labels, groups=groups, seed=seed, **val).strings
-    read = decoder.predict(test["heads"][None], inputs=test["inputs"])
+    inputs = {split: said[split].inputs(decoder.sources) for split in SPLITS}
+    outside = fit_decoder(
+        decoder,
+        said["val"].heads,
+        labels,
+        inputs=inputs["val"],
+        groups=population.groups("val"),
+        seed=seed,
+    ).strings
+    read = decoder.predict(said["test"].heads[None], inputs=inputs["test"])
     facts = _facts(population, asked, runs)
     for place in range(len(asked.steps)):
         answers = {"val": outside[:, place], "test": read[:, place]}

@@ -110,8 +110,12 @@ def refuse_undecodable(asked: Asked | None, fusions: Collection[str], splits: Sp
     for name, options in asked.steps:
         try:
             if name == "lexicon":
-                told = {"blank": val.blank, "alphabet": alphabet_of(val)}
-                read_lexicon(options["path"], positions=val.labels.shape[1], **told)
+                read_lexicon(
+                    options["path"],
+                    positions=val.labels.shape[1],
+                    blank=val.blank,
+                    alphabet=alphabet_of(val),
+                )
             if name == "length_model":
                 faults += _foreign_rows(LengthRun(options["run"]), splits)
         except PolyfuseError as error:

@@ -19,7 +19,7 @@ from polyfuse.failures import Failure
 from polyfuse.fit import OutOfTime
 from polyfuse.inference import check_labels, check_loss, lengths_of, predict, predict_heads
 from polyfuse.labels import write_labels
-from polyfuse.members import Member, write_member
+from polyfuse.members import Floats, Member, write_member
 from polyfuse.metrics import metrics_for
 from polyfuse.population import Population
 from polyfuse.runners.base import Notify, Runner, Watch
@@ -232,11 +232,13 @@ def _commit(index: int, made: Made, work: Work) -> None:
     # The weights it started from may have seen any row, so nothing is out of its fold for sure.
     unseen = job.held_out[:0] if start else job.held_out
     logits, heads = _said(made.model, made.state, task.splits, unseen)
-    averages, lengths = {}, {None: heads} if heads else {}
-    for name, kept in made.averages.items():
-        said, heads = _said(made.model, kept.state, task.splits, unseen)
-        averages[name] = (kept.state, said)
-        lengths |= {name: heads} if heads else {}
+    averages: dict[str, tuple[Mapping[str, Tensor] | None, Mapping[str, Floats]]] = {}
+    lengths: dict[str | None, Mapping[str, Floats]] = {None: heads} if heads else {}
+    for name, average in made.averages.items():
+        said, heads = _said(made.model, average.state, task.splits, unseen)
+        averages[name] = (average.state, said)
+        if heads:
+            lengths[name] = heads
     record = {
         "index": index,
         **job.facts,
@@ -262,10 +264,9 @@ def _commit(index: int, made: Made, work: Work) -> None:
         "held_out": job.held_out,
     }
     if "weights_of" in made.facts:  # that member keeps them for all samples of its net
-        kept = {name: (None, said) for name, (_, said) in averages.items()}
-        write_member(work.root, record, None, logits, rows, kept, made.carried, lengths)
-    else:
-        write_member(work.root, record, made.state, logits, rows, averages, made.carried, lengths)
+        averages = {name: (None, said) for name, (_, said) in averages.items()}
+    state = None if "weights_of" in made.facts else made.state
+    write_member(work.root, record, state, logits, rows, averages, made.carried, lengths)
 
 
 def _said(
@@ -282,7 +283,7 @@ def _said(
     return logits, lengths_of(heads)
 
 
-def _scores(logits: Mapping[str, NDArray[np.float32]], splits: Splits) -> dict[str, Any]:
+def _scores(logits: Mapping[str, Floats], splits: Splits) -> dict[str, Any]:
     """Return the member's own scores by split; on train over the rows that it did not see."""
     found: dict[str, Any] = {}
     for name, split in splits._asdict().items():
