@@ -335,7 +335,8 @@ def completed(words):
 
 
 def test_completion_offers_recipes_formats_and_verbs():
-    assert completed("polyfuse run str") == ["street_numbers"]
+    offered = completed("polyfuse run str")
+    assert offered == ["street_numbers", "street_numbers_full", "street_numbers_lengths"]
     assert completed("polyfuse report RUN --format m") == ["markdown"]
     assert set(completed("polyfuse re")) == {"report", "recipes"}
 
