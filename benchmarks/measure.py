@@ -14,15 +14,19 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
-def in_turn(subjects: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def in_turn(
+    subjects: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Time each subject once a round, in turn, after one round to warm up; medians in seconds."""
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(repeats + 1):
         for name, subject in subjects.items():
-            start = time.perf_counter()
+            start = clock()
             subject()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: median(seconds) for name, seconds in times.items()}
 
 
