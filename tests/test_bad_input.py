@@ -80,7 +80,7 @@ def test_three_typos_are_all_reported(mine, finished, tmp_path):
         ("model.name=mpl", "did you mean 'mlp'?"),
         (
             "model.name=resnet",
-            "Known: character_cnn, mlp, resnet18_small, or package.module:function",
+            "reader, mlp, resnet18_small, or package.module:function",
         ),
         ("fusions=[mean_probabilty]", "did you mean 'mean_probability'?"),
         ("fusions=[zebra]", "Known: mean_probability, mean_logit, geometric_mean, "),

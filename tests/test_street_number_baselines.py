@@ -79,6 +79,7 @@ class Bright(nn.Module):
         super().__init__()
         self.heads = nn.Linear(2, HEADS * CLASSES)
         nn.init.normal_(self.heads.weight, std=30, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(self.heads.bias)
 
     def forward(self, images):
         halves = torch.stack([h.mean((1, 2, 3)) for h in images.chunk(2, 3)], 1)
