@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.io import savemat
 from polyfuse.data import DATASETS
 from polyfuse.data.street_numbers import digit_struct, svhn_format1, svhn_format2
 from polyfuse.data.street_numbers.digit_struct import read_digit_struct
-from polyfuse.data.street_numbers.hdf5_objects import Unusual
+from polyfuse.data.street_numbers.hdf5_objects import Bytes, Objects, Unusual
 from polyfuse.errors import DataError, MissingExtraError
 
 FIELDS = ("label", "left", "top", "width", "height")
@@ -458,3 +459,16 @@ def test_a_file_that_says_it_holds_too_much(tmp_path):
     file.write_bytes(raw.replace(claim, np.array([32, 32, 3, 1 << 30], "<i4").tobytes(), 1))
     with pytest.raises(DataError, match=r"X of shape .* is larger than 4,294,967,296 values"):
         svhn_format2(root=str(tmp_path))
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "digitStruct.mat"
+    path.write_bytes(bytes(1 << 18))
+    with path.open("rb") as file:
+        objects = Objects(Bytes(file.fileno()), 0, 64)
+        with pytest.raises(Unusual, match="no object header"):
+            objects.values(1 << 17)
+        os.truncate(path, 100)
+        for address in (96, 1 << 17, 1 << 16):
+            with pytest.raises(Unusual, match=r"no object header|cut"):
+                objects.values(address)

@@ -7,7 +7,6 @@ they are read from its bytes where they are laid out as MATLAB does, and by h5py
 """
 
 import math
-import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyfuse.data.street_numbers.base import FIELDS, Entry
-from polyfuse.data.street_numbers.hdf5_objects import Objects, Unusual
+from polyfuse.data.street_numbers.hdf5_objects import Bytes, Objects, Unusual
 from polyfuse.errors import DataError, MissingExtraError, printable
 
 if TYPE_CHECKING:
@@ -61,12 +60,8 @@ def read_digit_struct(
             "pip install 'polyfuse[svhn]'"
         ) from None
     try:
-        with (
-            h5py.File(path, "r") as file,
-            open(path, "rb") as plain,
-            mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ) as raw,
-        ):
-            return list(_Struct(h5py, file, raw).entries(notify))
+        with h5py.File(path, "r") as file, open(path, "rb") as plain:
+            return list(_Struct(h5py, file, Bytes(plain.fileno())).entries(notify))
     except DataError as error:
         raise DataError(f"'{shown}': {error}") from None
     except _FAULTS as error:  # the library raises many kinds on damaged files
@@ -79,7 +74,7 @@ def read_digit_struct(
 class _Struct:
     """An open file; the low-level calls are four times as fast as those with names."""
 
-    def __init__(self, h5py: Any, file: "h5py.File", raw: Any) -> None:
+    def __init__(self, h5py: Any, file: "h5py.File", raw: Bytes) -> None:
         self.h5py, self.id = h5py, file.id
         self.objects = Objects(raw, file.userblock_size, _CHARACTERS)
         self.one, self.space = np.empty(1), h5py.h5s.create_simple((1,))

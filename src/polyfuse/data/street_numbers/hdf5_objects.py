@@ -5,13 +5,16 @@ tables, plain values in one piece. All else is `Unusual`, and for h5py to read o
 layout is that of the "HDF5 File Format Specification Version 3.0".
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 _SPACE, _TYPE, _EXTERNAL, _LAYOUT, _MORE, _TABLE = 0x01, 0x03, 0x07, 0x08, 0x10, 0x11  # messages
 _BLOCKS, _MESSAGES, _NODES = 8, 64, 64  # of one object
 _LARGEST = 1 << 16  # bytes of a header, or of a group's names
+_PAGE, _PAGES = 1 << 16, 64  # bytes read at once, and how many such are kept
 _DOUBLE = bytes.fromhex("11203f000800000000004000340b0034ff030000")  # IEEE, little endian
 _SHORT = bytes.fromhex("1000000002000000")  # class, bits and size of uint16, little endian
 _REFERENCE = bytes.fromhex("1700000008000000")  # to an object: its address
@@ -29,11 +32,40 @@ class Plain(NamedTuple):
     raw: bytes
 
 
+class Bytes:
+    """The bytes of an open file, read where they are asked for.
+
+    Not a memory map: a file that is cut short while it is mapped kills the process.
+
+    Args:
+        descriptor: of the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Look how long it is."""
+        self.descriptor, self.size = descriptor, os.fstat(descriptor).st_size
+        self._page = lru_cache(_PAGES)(self._read)
+
+    def __len__(self) -> int:
+        """Return how many there were when it was opened."""
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Return the bytes from `part.start` to `part.stop`; fewer where the file has ended."""
+        page, start = divmod(part.start, _PAGE)
+        if part.stop <= (page + 1) * _PAGE:
+            return self._page(page)[start : part.stop - page * _PAGE]
+        return os.pread(self.descriptor, part.stop - part.start, part.start)
+
+    def _read(self, page: int) -> bytes:
+        return os.pread(self.descriptor, _PAGE, page * _PAGE)
+
+
 class Objects:
     """The objects of a file, by their addresses.
 
     Args:
-        file: its bytes, or a memory map of them.
+        file: its bytes.
         base: the byte that addresses count from.
         most: values of a dataset at most.
 
@@ -43,7 +75,7 @@ class Objects:
         polyfuse.data.street_numbers.hdf5_objects.Unusual: no object header at 96
     """
 
-    def __init__(self, file: bytes, base: int, most: int) -> None:
+    def __init__(self, file: bytes | Bytes, base: int, most: int) -> None:
         """Read nothing yet."""
         self.file, self.base, self.most = file, base, most
 
@@ -136,8 +168,11 @@ class Objects:
 
     def _messages(self, address: int) -> Iterator[tuple[int, bytes]]:
         """Yield the kind and the contents of each message of an object header."""
-        head = self.file[self.base + address : self.base + address + 16]
-        if len(head) < 16 or head[:2] != b"\1\0":
+        try:
+            head = self._at(address, 16)
+        except Unusual:
+            head = b""
+        if head[:2] != b"\1\0":
             raise Unusual(f"no object header at {address}")
         blocks, count = [(address + 16, int.from_bytes(head[8:12], "little"))], 0
         while blocks:
@@ -174,7 +209,10 @@ class Objects:
         start = self.base + address
         if not 0 <= start <= start + size <= len(self.file):
             raise Unusual("an address outside the file")
-        return self.file[start : start + size]
+        read = self.file[start : start + size]
+        if len(read) < size:
+            raise Unusual("a file that was cut")
+        return read
 
 
 def _kind(datatype: bytes) -> tuple[str, int]:
