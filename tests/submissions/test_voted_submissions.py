@@ -276,3 +276,15 @@ def test_letters_of_both_cases_and_eight_characters(tmp_path):
     assert done.submission.answers == position_vote(rows, [1, 1, 1])
     with pytest.raises(DataError, match="too_long"):
         combine_submissions(paths, alphabet=alphabet)
+
+
+def test_a_refusal_names_a_word_that_would_be_accepted_and_none_where_there_is_none(tmp_path):
+    rows = "id,code\nx,{}\ny,42\n"
+    for name, said in (("a.csv", "12"), ("b.csv", "12"), ("c.csv", "")):
+        (tmp_path / name).write_text(rows.format(said))
+    (tmp_path / "d.csv").write_text("id,code\nx,12\n")
+    with pytest.raises(DataError, match=r"--accept empty_answers \(accept=\['empty_answers'\]\)"):
+        combine_submissions([tmp_path / name for name in ("a.csv", "b.csv", "c.csv")])
+    with pytest.raises(DataError, match="missing_ids") as told:
+        combine_submissions([tmp_path / name for name in ("a.csv", "b.csv", "d.csv")])
+    assert "--accept" not in str(told.value)

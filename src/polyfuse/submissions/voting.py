@@ -10,7 +10,15 @@ from polyfuse import durable, tables
 from polyfuse.errors import DataError, printable
 from polyfuse.parameters import one_of
 from polyfuse.submissions.agreement import Agreement, Change, agreement_of, changes_of
-from polyfuse.submissions.base import DIGITS, Fault, Submission, accepted, listed, shown
+from polyfuse.submissions.base import (
+    ACCEPTABLE,
+    DIGITS,
+    Fault,
+    Submission,
+    accepted,
+    listed,
+    shown,
+)
 from polyfuse.submissions.checking import read_sample
 from polyfuse.submissions.contents import suspicious, zeros_lost
 from polyfuse.submissions.reading import read_submission
@@ -188,10 +196,15 @@ def _by_name(given: Mapping[str, float], names: Mapping[str, str]) -> list[float
 
 def _refusal(faults: Sequence[Fault], count: int) -> str:
     files = len({fault.file for fault in faults})
+    meant = next((fault.kind for fault in faults if fault.kind in ACCEPTABLE), None)
+    fix = (
+        "; what is meant to look so is accepted by its word in brackets: "
+        f"--accept {meant} (accept=['{meant}'])"
+    )
     return (
         f"{files} of {count} submissions look broken:\n{listed(faults)}\n"
-        "repair them, or vote without them: --broken leave_out (broken='leave_out'); what is meant "
-        "to look so is accepted by its word in brackets: --accept alphabet (accept=['alphabet'])"
+        "repair them, or vote without them: --broken leave_out (broken='leave_out')"
+        + (fix if meant else "")
     )
 
 
